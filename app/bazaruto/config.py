@@ -1,0 +1,232 @@
+"""Every setting: its name, unit and default, read from a YAML file and from BAZARUTO_* variables."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+PREFIX = "BAZARUTO_"
+NOT_SETTINGS = frozenset({"BAZARUTO_CONFIG", "BAZARUTO_RUN_ID", "BAZARUTO_LAB"})
+_DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*$")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; the text names every wrong one."""
+
+
+def _seconds(value: object) -> object:
+    """Turn the guide's durations ("30s", "1h") into seconds; numbers are seconds already."""
+    if isinstance(value, str) and (match := _DURATION.match(value)):
+        return float(match[1]) * _SECONDS[match[2]]
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=366 * 86400)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Section(BaseModel):
+    """One section of the settings file: unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSettings(Section):
+    """The HTTP server of either face. The guide's names and values are the defaults."""
+
+    read_timeout: Seconds = 30.0  # a whole request, from its first byte to its last
+    write_timeout: Seconds = 30.0  # a whole response, from its first byte to its last
+    idle_timeout: Seconds = 120.0  # a kept connection without a request
+    drain_timeout: Seconds = 30.0  # at a stop: how long requests in flight may still take
+    threads: Annotated[int, Field(ge=1, le=256)] = 16
+    queue_limit: Annotated[int, Field(ge=1, le=10_000)] = 256  # requests waiting for a thread; more: 503
+    connection_limit: Annotated[int, Field(ge=1, le=10_000)] = 512
+    max_body_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 1024 * 1024  # more: 413
+    max_header_bytes: Annotated[int, Field(ge=1024, le=2**20)] = 32 * 1024  # more: 431
+
+
+class DatabaseSettings(Section):
+    """The pool of one process. The guide's names and values are the defaults."""
+
+    max_connections: Annotated[int, Field(ge=1, le=1000)] = 25
+    min_connections: Annotated[int, Field(ge=0, le=1000)] = 5
+    max_lifetime: Seconds = 3600.0
+    idle_timeout: Seconds = 1800.0
+    acquire_timeout: Seconds = 5.0  # waiting for a free connection; then 503
+    statement_timeout: Seconds = 15.0  # one statement of the service, ended by the server
+
+
+class RedisSettings(Section):
+    """The pool of one process. The guide's names and values are the defaults."""
+
+    max_connections: Annotated[int, Field(ge=1, le=1000)] = 10
+    min_connections: Annotated[int, Field(ge=0, le=1000)] = 1
+    max_lifetime: Seconds = 3600.0
+    timeout: Seconds = 1.0  # connecting, and one answer
+
+
+class LogSettings(Section):
+    """What is logged; the level can also be changed while a process runs."""
+
+    level: Literal["debug", "info", "warn", "error", "fatal"] = "info"
+
+
+class AuthSettings(Section):
+    """Logins of the service's users."""
+
+    token_lifetime: Seconds = 12 * 3600.0
+    concurrent_hashes: Annotated[int, Field(ge=1, le=64)] = 2  # one argon2 hash costs 0.1 s and 64 MiB
+    attempts: Annotated[int, Field(ge=1, le=1000)] = (
+        10  # failed logins per e-mail and address in attempts_window
+    )
+    attempts_window: Seconds = 900.0
+
+
+class JobSettings(Section):
+    """The worker's jobs."""
+
+    concurrency: Annotated[int, Field(ge=1, le=64)] = 2
+    shutdown_grace: Seconds = 30.0  # how long a running job may still take when the worker stops
+
+
+class DebugSettings(Section):
+    """Off by default, because it costs."""
+
+    heap_profile: bool = False  # tracemalloc, for /debug/pprof/heap
+
+
+def checkout() -> Path | None:
+    """The source checkout this package runs from, or None for an installed package."""
+    root = Path(__file__).resolve().parents[2]
+    return root if (root / "pyproject.toml").is_file() and (root / "playbooks").is_dir() else None
+
+
+def _default_home() -> Path:
+    root = checkout()
+    return root / "var" if root else Path("/var/lib/bazaruto")
+
+
+class Settings(Section):
+    """All settings; what is left empty follows from `home` and from what `bazaruto up` started."""
+
+    home: Path = Field(default_factory=_default_home)
+    content_directory: Path = Field(
+        default_factory=lambda: checkout() or Path("/opt/bazaruto/content/current")
+    )
+    service_host: str = "127.0.0.1"
+    service_port: Port = 8080
+    control_host: str = "127.0.0.1"
+    control_port: Port = 8081
+    database_url: str = ""  # the service's PostgreSQL
+    control_database_url: str = ""  # the control plane's own PostgreSQL
+    redis_url: str = ""
+    backup_directory: Path = Path()
+    rules_file: Path = Path()
+    log_directory: Path = Path()
+    server: ServerSettings = ServerSettings()
+    db: DatabaseSettings = DatabaseSettings()
+    redis: RedisSettings = RedisSettings()
+    log: LogSettings = LogSettings()
+    auth: AuthSettings = AuthSettings()
+    jobs: JobSettings = JobSettings()
+    debug: DebugSettings = DebugSettings()
+
+    @property
+    def local_file(self) -> Path:
+        """What `bazaruto up` decided about this machine (JSON)."""
+        return self.home / "local.json"
+
+
+SECTIONS: frozenset[str] = frozenset(
+    name
+    for name, field in Settings.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+)
+
+
+def load(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read $BAZARUTO_CONFIG (YAML), then BAZARUTO_* over it, then fill what follows from them.
+
+    Raises SettingsError with one line for every unknown or wrong setting.
+    """
+    values, problems = _from_file(environment.get("BAZARUTO_CONFIG"))
+    problems += _overlay(values, environment)
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        problems += [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+    if problems:
+        raise SettingsError("\n".join(f"wrong setting {problem}" for problem in problems))
+    return _complete(settings)
+
+
+def _from_file(path: str | None) -> tuple[dict[str, Any], list[str]]:
+    if not path:
+        return {}, []
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        return {}, [f"BAZARUTO_CONFIG: {path} cannot be read: {error}"]
+    if not isinstance(values, dict):
+        return {}, [f"BAZARUTO_CONFIG: {path} is not a mapping of settings"]
+    return values, []
+
+
+def _overlay(values: dict[str, Any], environment: Mapping[str, str]) -> list[str]:
+    """Put BAZARUTO_SECTION_NAME and BAZARUTO_NAME over the file's values; name what is unknown."""
+    unknown = []
+    for variable, value in sorted(environment.items()):
+        if not variable.startswith(PREFIX) or variable in NOT_SETTINGS:
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        section, _, rest = name.partition("_")
+        if name in Settings.model_fields and name not in SECTIONS:
+            values[name] = value
+        elif section in SECTIONS and isinstance(values.setdefault(section, {}), dict):
+            values[section][rest] = value
+        else:
+            unknown.append(f"{variable}: there is no such setting")
+    return unknown
+
+
+def _complete(settings: Settings) -> Settings:
+    home = settings.home.expanduser().absolute()
+    local = _local(home / "local.json")
+    empty = Path()
+    derived: dict[str, Any] = {
+        "home": home,
+        "backup_directory": home / "backups"
+        if settings.backup_directory == empty
+        else settings.backup_directory.absolute(),
+        "rules_file": home / "config" / "business_rules.json"
+        if settings.rules_file == empty
+        else settings.rules_file.absolute(),
+        "log_directory": home / "log"
+        if settings.log_directory == empty
+        else settings.log_directory.absolute(),
+        "database_url": settings.database_url or local.get("service", {}).get("database_url", ""),
+        "control_database_url": settings.control_database_url
+        or local.get("control", {}).get("database_url", ""),
+        "redis_url": settings.redis_url or local.get("redis_url", ""),
+    }
+    return settings.model_copy(update=derived)
+
+
+def _local(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"{path} cannot be read ({error}): run `bazaruto up`, which writes it anew"
+        ) from error
+    return values if isinstance(values, dict) else {}

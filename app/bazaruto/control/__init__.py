@@ -1,0 +1,1 @@
+"""bazaruto, the control plane."""

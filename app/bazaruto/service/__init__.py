@@ -1,0 +1,1 @@
+"""bazarutod, the insurance service."""
