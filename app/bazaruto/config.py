@@ -84,9 +84,7 @@ class AuthSettings(Section):
 
     token_lifetime: Seconds = 12 * 3600.0
     concurrent_hashes: Annotated[int, Field(ge=1, le=64)] = 2  # one argon2 hash costs 0.1 s and 64 MiB
-    attempts: Annotated[int, Field(ge=1, le=1000)] = (
-        10  # failed logins per e-mail and address in attempts_window
-    )
+    attempts: Annotated[int, Field(ge=1, le=1000)] = 10  # failed logins per e-mail and address in attempts_window
     attempts_window: Seconds = 900.0
 
 
@@ -118,9 +116,7 @@ class Settings(Section):
     """All settings; what is left empty follows from `home` and from what `bazaruto up` started."""
 
     home: Path = Field(default_factory=_default_home)
-    content_directory: Path = Field(
-        default_factory=lambda: checkout() or Path("/opt/bazaruto/content/current")
-    )
+    content_directory: Path = Field(default_factory=lambda: checkout() or Path("/opt/bazaruto/content/current"))
     service_host: str = "127.0.0.1"
     service_port: Port = 8080
     control_host: str = "127.0.0.1"
@@ -209,12 +205,9 @@ def _complete(settings: Settings) -> Settings:
         "rules_file": home / "config" / "business_rules.json"
         if settings.rules_file == empty
         else settings.rules_file.absolute(),
-        "log_directory": home / "log"
-        if settings.log_directory == empty
-        else settings.log_directory.absolute(),
+        "log_directory": home / "log" if settings.log_directory == empty else settings.log_directory.absolute(),
         "database_url": settings.database_url or local.get("service", {}).get("database_url", ""),
-        "control_database_url": settings.control_database_url
-        or local.get("control", {}).get("database_url", ""),
+        "control_database_url": settings.control_database_url or local.get("control", {}).get("database_url", ""),
         "redis_url": settings.redis_url or local.get("redis_url", ""),
     }
     return settings.model_copy(update=derived)
@@ -226,7 +219,5 @@ def _local(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise SettingsError(
-            f"{path} cannot be read ({error}): run `bazaruto up`, which writes it anew"
-        ) from error
+        raise SettingsError(f"{path} cannot be read ({error}): run `bazaruto up`, which writes it anew") from error
     return values if isinstance(values, dict) else {}

@@ -1,0 +1,67 @@
+"""Run the benchmarks: `make bench`, or `python -m tests.bench service backups setup` for some of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from . import backups, service
+from .figures import Figure, report
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help="setup, service, backups")
+    parser.add_argument("--pairs", type=int, default=3, help="how often each pair is measured (default 3)")
+    chosen = parser.parse_args()
+    parts = chosen.parts or ["setup", "service", "backups"]
+    figures: list[Figure] = []
+    bazaruto = str(Path(sys.executable).parent / "bazaruto")
+    with tempfile.TemporaryDirectory(prefix="bazaruto-bench-") as directory:
+        home = Path(directory) / "var"
+        environment = backups.environment_of(home, _free_port(), _free_port())
+        cold = _timed([bazaruto, "up"], environment)
+        try:
+            warm = _timed([bazaruto, "up"], environment)
+            if "setup" in parts:
+                figures.append(Figure("`bazaruto up`, warm ÷ cold (without pip)", warm, cold, "s", ""))
+            status = _status(bazaruto, environment)
+            if "service" in parts:
+                figures += service.measure(chosen.pairs, home, status["url"], status["database_url"])
+            if "backups" in parts:
+                owner = backups.superuser_url(home)
+                print(f"database of {backups.fill(status['database_url']) / 1e6:.0f} MB")
+                figures += backups.measure(bazaruto, environment, owner, chosen.pairs)
+        finally:
+            subprocess.run([bazaruto, "down"], env=environment, check=True)
+    report(figures, ROOT / "var" / "bench.json")
+
+
+def _timed(arguments: list[str], environment: dict[str, str]) -> float:
+    started = time.perf_counter()
+    subprocess.run(arguments, env=environment, check=True)
+    return time.perf_counter() - started
+
+
+def _status(bazaruto: str, environment: dict[str, str]) -> dict[str, str]:
+    done = subprocess.run([bazaruto, "status", "-o", "json"], env=environment, capture_output=True, check=True)
+    answer: dict[str, str] = json.loads(done.stdout)["service"]
+    return answer
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+if __name__ == "__main__":
+    main()
