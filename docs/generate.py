@@ -1,0 +1,174 @@
+"""Write docs/reference/ from the code, or with --check say which page no longer agrees with it."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import typer.main
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "docs" / "reference"
+NOTICE = "<!-- Written by docs/generate.py from the code: `make docs`. Do not edit by hand. -->\n"
+
+
+def settings_page() -> str:
+    """Every setting, by section, with its default and the comment that stands beside it in config.py."""
+    source = (ROOT / "app" / "bazaruto" / "config.py").read_text(encoding="utf-8")
+    lines = source.splitlines()
+    classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+    page = [
+        "# Settings",
+        "",
+        "Set in the YAML file that `BAZARUTO_CONFIG` names (`section:` and below it `name: value`), or by a",
+        "variable, which wins. Durations are written `500ms`, `30s`, `5m`, `1h`, `30d`; plain numbers are seconds.",
+        "Unknown names and wrong values are refused at start, all at once.",
+    ]
+    top = list(_fields(classes["Settings"], lines))
+    sections = {name: kind for name, kind, _, _ in top if kind in classes}
+    plain = [field for field in top if field[1] not in classes]
+    page += ["", "## General", "", *_settings_table("", plain)]
+    for section, kind in sections.items():
+        page += ["", f"## `{section}`", "", ast.get_docstring(classes[kind]) or ""]
+        page += ["", *_settings_table(f"{section}_", list(_fields(classes[kind], lines)))]
+    return "\n".join(page) + "\n"
+
+
+def _fields(node: ast.ClassDef, lines: list[str]) -> Iterator[tuple[str, str, str, str]]:
+    """Name, type, default and comment of each field of a settings class."""
+    for item in node.body:
+        if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
+            continue
+        default = ast.unparse(item.value) if item.value else ""
+        last = lines[(item.end_lineno or item.lineno) - 1]
+        comment = last.split("  # ", 1)[1] if "  # " in last else ""
+        yield item.target.id, ast.unparse(item.annotation), default, comment
+
+
+def _settings_table(prefix: str, fields: list[tuple[str, str, str, str]]) -> list[str]:
+    rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    for name, _, default, comment in fields:
+        shown = "" if "default_factory" in default or default in ("''", "Path()") else f"`{default.strip(chr(39))}`"
+        rows.append(f"| `BAZARUTO_{prefix.upper()}{name.upper()}` | {shown} | {_cell(comment)} |")
+    return rows
+
+
+def operations_page() -> str:
+    """The catalogue, each operation with its parameters as API and CLI take them."""
+    from bazaruto.control import catalog
+
+    page = ["# Operations", "", "What can be launched: `bazaruto run NAME -p PARAMETER=VALUE …`."]
+    for operation in catalog.load(ROOT).operations.values():
+        page += ["", f"## `{operation.name}`", "", f"{operation.summary}.", ""]
+        page += [
+            f"Effect `{operation.effect}`, launched by `{operation.launch}`, playbook `playbooks/{operation.playbook}`."
+        ]
+        schema = operation.json_schema()
+        if not schema.get("properties"):
+            continue
+        page += ["", "| parameter | type | default | allowed | meaning |", "| --- | --- | --- | --- | --- |"]
+        for name, rule in schema["properties"].items():
+            default = f"`{rule['default']}`" if "default" in rule else ""
+            meaning = _cell(rule.get("description", ""))
+            page.append(f"| `{name}` | {rule.get('type', '')} | {default} | {_allowed(rule)} | {meaning} |")
+    return "\n".join(page) + "\n"
+
+
+def _allowed(rule: dict[str, Any]) -> str:
+    parts = []
+    if "enum" in rule:
+        parts.append(", ".join(f"`{choice}`" for choice in rule["enum"]))
+    if "minimum" in rule or "maximum" in rule:
+        parts.append(f"{rule.get('minimum', '')} to {rule.get('maximum', '')}")
+    if "pattern" in rule:
+        parts.append(f"`{rule['pattern']}`")
+    return _cell("; ".join(parts))
+
+
+def commands_page() -> str:
+    """Both command lines, as they describe themselves."""
+    from bazaruto.service.cli import app as bazarutod
+
+    from bazaruto.control.cli import app as bazaruto
+
+    page = ["# Commands"]
+    for name, app in (("bazaruto", bazaruto), ("bazarutod", bazarutod)):
+        page += ["", f"## {name}"]
+        page += _command(name, typer.main.get_command(app))
+    return "\n".join(page) + "\n"
+
+
+def _command(name: str, command: click.Command) -> Iterator[str]:
+    if isinstance(command, click.Group):
+        for child in sorted(command.commands):
+            yield from _command(f"{name} {child}", command.commands[child])
+        return
+    arguments = [p for p in command.params if isinstance(p, click.Argument)]
+    usage = " ".join([name, *(_argument(argument) for argument in arguments)])
+    yield from ("", f"### `{usage}`", "", (command.help or "").strip(), "")
+    options = [p for p in command.params if isinstance(p, click.Option) and not p.hidden and p.name != "help"]
+    if options:
+        yield from ("| option | meaning |", "| --- | --- |")
+    for option in options:
+        names = ", ".join(f"`{flag}`" for flag in [*option.opts, *option.secondary_opts])
+        yield f"| {names} | {_cell(option.help or '')} |"
+
+
+def _argument(argument: click.Argument) -> str:
+    shown = (argument.name or "").upper()
+    return shown if argument.required else f"[{shown}]"
+
+
+def roles_page() -> str:
+    """Every variable of every role, from its argument_specs."""
+    page = ["# Roles", "", "Each role's own README says how to use it alone."]
+    for specs in sorted(ROOT.glob("roles/*/meta/argument_specs.yml")):
+        role = specs.parents[1].name
+        main = yaml.safe_load(specs.read_text(encoding="utf-8"))["argument_specs"]["main"]
+        page += ["", f"## [`{role}`](../../roles/{role}/README.md)", "", str(main.get("short_description", "")), ""]
+        page += ["| variable | type | default | meaning |", "| --- | --- | --- | --- |"]
+        for name, option in sorted((main.get("options") or {}).items()):
+            default = f"`{_cell(str(option['default']))}`" if "default" in option else ""
+            text = option.get("description", "")
+            meaning = " ".join(text) if isinstance(text, list) else str(text)
+            page.append(f"| `{name}` | {option.get('type', 'str')} | {default} | {_cell(meaning)} |")
+    return "\n".join(page) + "\n"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "settings.md": settings_page,
+    "operations.md": operations_page,
+    "commands.md": commands_page,
+    "roles.md": roles_page,
+}
+
+
+def main() -> int:
+    check = "--check" in sys.argv[1:]
+    stale = []
+    REFERENCE.mkdir(parents=True, exist_ok=True)
+    for name, page in PAGES.items():
+        path, text = REFERENCE / name, NOTICE + page()
+        if check:
+            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+                stale.append(f"docs/reference/{name}")
+        else:
+            path.write_text(text, encoding="utf-8")
+    if stale:
+        print(
+            f"{', '.join(stale)} no longer agree with the code: run `make docs` and commit the result", file=sys.stderr
+        )
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
