@@ -1,0 +1,188 @@
+"""A run's event file: what of ansible-runner's events is kept, appended by the supervisor, read by whoever follows.
+
+One JSON object a line, `seq` from 1 without gaps. Nothing here needs the database, or Ansible.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+TEXT_LIMIT = 24 * 1024  # characters kept of one text; a line stays below 64 KiB of plain text
+REDACTED = "***"
+SHORTEST_SECRET = 4  # a shorter value would redact half of the log
+
+
+class Redactor:
+    """Replaces secret values wherever they occur in a text, also in their JSON and URL spelling."""
+
+    def __init__(self, secrets: Iterable[Any]) -> None:
+        spellings: set[str] = set()
+        for secret in secrets:
+            for text in _texts(secret):
+                for value in (text, *text.splitlines()):
+                    if len(value) >= SHORTEST_SECRET:
+                        spellings |= {
+                            value,
+                            json.dumps(value)[1:-1],
+                            json.dumps(value, ensure_ascii=False)[1:-1],
+                            quote(value, safe=""),
+                        }
+        self._spellings = sorted(spellings, key=len, reverse=True)
+
+    def text(self, value: str) -> str:
+        for spelling in self._spellings:
+            if spelling in value:
+                value = value.replace(spelling, REDACTED)
+        return value
+
+    def clean(self, value: Any) -> Any:
+        """The same value with secrets replaced, and without what PostgreSQL's JSON cannot hold."""
+        if isinstance(value, str):
+            storable = value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+            return self.text(storable)
+        if isinstance(value, Mapping):
+            return {self.clean(str(key)): self.clean(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.clean(item) for item in value]
+        if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+            return None
+        return value
+
+
+class Journal:
+    """The writing end. A line that cannot be written (a full disk) is kept and tried again before the next."""
+
+    def __init__(self, path: Path, redactor: Redactor) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._size = os.fstat(self._file).st_size
+        self._redactor = redactor
+        self._unwritten = b""
+        self.count = 0
+
+    def append(self, event: Mapping[str, Any]) -> None:
+        self.count += 1
+        line = {"seq": self.count, **cut(self._redactor.clean(event))}
+        self._unwritten += json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        self.flush()
+
+    def flush(self) -> bool:
+        """Write what is unwritten; False when the disk refuses, with nothing half-written left behind."""
+        try:
+            written = os.write(self._file, self._unwritten)
+            whole = written == len(self._unwritten)
+        except OSError:
+            whole = False
+        if whole:
+            self._size += len(self._unwritten)
+            self._unwritten = b""
+        else:
+            os.ftruncate(self._file, self._size)
+        return whole
+
+    def close(self) -> bool:
+        """Make all of it durable; False when something could not be written."""
+        whole = not self._unwritten or self.flush()
+        os.fsync(self._file)
+        os.close(self._file)
+        return whole
+
+
+class JournalReader:
+    """The reading end: whole lines, from where it last stopped, while the file still grows."""
+
+    def __init__(self, path: Path, after: int = 0) -> None:
+        self._path = path
+        self._position = 0
+        self._after = after
+
+    def read(self, limit_bytes: int = 4 * 1024 * 1024) -> list[tuple[int, str]]:
+        """The next (seq, line) pairs; an empty list when there is nothing new."""
+        try:
+            if self._path.stat().st_size <= self._position:
+                return []
+        except FileNotFoundError:
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            block = file.read(limit_bytes)
+            block += b"" if block.endswith(b"\n") else file.readline()
+        end = block.rfind(b"\n") + 1
+        self._position += end
+        pairs = [_numbered(line) for line in block[:end].splitlines()]
+        return [pair for pair in pairs if pair[0] > self._after]
+
+
+def event_of(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Our event from ansible-runner's: what a person or a program follows a run by."""
+    details = data.get("event_data") or {}
+    outcome = details.get("res") or {}
+    event: dict[str, Any] = {
+        "at": utc(data.get("created")),
+        "type": data.get("event", "verbose"),
+        "host": details.get("host"),
+        "task": details.get("task"),
+        "play": details.get("play"),
+        "role": details.get("role"),
+        "stdout": str(data.get("stdout", "")).replace("\r\n", "\n"),  # it passed through a terminal
+    }
+    if event["type"].startswith("runner_"):
+        event["action"] = details.get("resolved_action") or details.get("task_action")
+    if isinstance(outcome, Mapping) and event["type"].endswith(("ok", "failed", "unreachable", "skipped")):
+        event["changed"] = bool(outcome.get("changed", False))
+        if event["type"].endswith(("failed", "unreachable")):
+            event["message"] = failure_message(outcome)
+            event["ignored"] = bool(details.get("ignore_errors"))
+    if isinstance(details.get("duration"), int | float):
+        event["seconds"] = round(details["duration"], 3)
+    return event
+
+
+def failure_message(outcome: Mapping[str, Any]) -> str:
+    """What a failed task says about itself: its message, and of a command its last words."""
+    message = str(outcome.get("msg") or outcome.get("censored") or "it gave no message").strip()
+    if message == "non-zero return code":
+        words = str(outcome.get("stderr") or outcome.get("stdout") or "").strip().splitlines()
+        message = f"it ended with code {outcome.get('rc')}" + (f": {words[-1]}" if words else "")
+    return message
+
+
+def cut(event: dict[str, Any]) -> dict[str, Any]:
+    """The event with texts too long for a record shortened; it says so, and how long they were."""
+    too_long = {
+        name: len(text) for name, text in event.items() if isinstance(text, str) and len(text) > TEXT_LIMIT
+    }
+    if not too_long:
+        return event
+    shortened = {name: event[name][:TEXT_LIMIT] for name in too_long}
+    return {**event, **shortened, "cut": too_long}
+
+
+def utc(moment: str | None = None) -> str:
+    """ISO 8601 in UTC with Z, of a moment in any zone, or of now."""
+    when = datetime.datetime.fromisoformat(moment) if moment else datetime.datetime.now(datetime.UTC)
+    when = when if when.tzinfo else when.replace(tzinfo=datetime.UTC)
+    return when.astimezone(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _numbered(line: bytes) -> tuple[int, str]:
+    text = line.decode("utf-8", "replace")
+    return int(json.loads(text)["seq"]), text
+
+
+def _texts(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+    elif value is not None and not isinstance(value, bool):
+        yield str(value)

@@ -1,0 +1,132 @@
+"""A run's own directory: what lies in it, and how a supervisor's life is told from its death.
+
+The directory, not the database, is the first record of a run. A supervisor holds an flock on `supervisor.lock` from
+before its run is visible as running until after its outcome is on disk: a free lock without an outcome is proof
+that it died. The lock is taken by the worker and handed over as an open file, so there is no moment without an owner.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What a supervisor is to run. Holds no secret: the variables lie in a file of their own."""
+
+    run: str
+    operation: str
+    environment: str
+    content_directory: str  # where playbooks/, roles/ and inventories/ are
+    playbook: str  # absolute
+    inventory: str  # absolute
+    timeout_seconds: float
+    check: bool = False
+    diff: bool = False
+    limit: str | None = None
+    secret_variables: list[str] = dataclasses.field(default_factory=list)  # their values are redacted
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended: the supervisor's last act, written whole or not at all."""
+
+    status: str  # a terminal RunStatus
+    started_at: str
+    finished_at: str
+    events: int  # how many events the journal holds
+    rc: int | None = None  # of ansible-playbook
+    error: str | None = None  # one sentence
+    result: Any = None  # what the playbook returned by set_stats
+    hosts: dict[str, dict[str, int]] | None = None  # the play's statistics: host → ok, changed, failed, …
+
+
+class RunDirectory:
+    """Paths inside $BAZARUTO_HOME/control/runs/RUN_ID, and the few ways they are written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.spec_file = path / "spec.json"
+        self.private = path / "private"  # ansible-runner's private_data_dir; gone after the end
+        self.variables_file = self.private / "env" / "extravars"
+        self.events_file = path / "events.jsonl"
+        self.outcome_file = path / "outcome.json"
+        self.supervisor_lock = path / "supervisor.lock"
+        self.follower_lock = path / "follower.lock"
+        self.supervisor_file = path / "supervisor.json"  # who it is: boot id, pid, start time
+        self.log_file = path / "supervisor.log"
+
+    def create(self, spec: Spec, variables: dict[str, Any]) -> None:
+        """Make the directory, 0700, with the spec and the variables, 0600."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path.mkdir(mode=0o700)
+        self.private.mkdir(mode=0o700)
+        self.variables_file.parent.mkdir(mode=0o700)
+        write_durably(self.spec_file, dataclasses.asdict(spec))
+        write_durably(self.variables_file, variables)
+
+    def remove_secrets(self) -> None:
+        """Remove everything that may hold a secret; what remains is the record."""
+        shutil.rmtree(self.private, ignore_errors=False) if self.private.exists() else None
+
+    def spec(self) -> Spec:
+        return Spec(**json.loads(self.spec_file.read_text(encoding="utf-8")))
+
+    def variables(self) -> dict[str, Any]:
+        values: dict[str, Any] = json.loads(self.variables_file.read_text(encoding="utf-8"))
+        return values
+
+    def outcome(self) -> Outcome | None:
+        """How the run ended, or None while it has not."""
+        try:
+            return Outcome(**json.loads(self.outcome_file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+
+
+def try_lock(path: Path) -> int | None:
+    """Take an exclusive lock and return its open file, or None when somebody holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living process holds the lock. A file that was never made is held by nobody."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def write_durably(path: Path, value: Any) -> None:
+    """Write JSON, 0600, so that after a crash the file is there whole, or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(value, file, ensure_ascii=True)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
