@@ -30,6 +30,7 @@ def _seconds(value: object) -> object:
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=366 * 86400)]
+SecondsOrNone = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=366 * 86400)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -45,7 +46,8 @@ class ServerSettings(Section):
     read_timeout: Seconds = 30.0  # a whole request, from its first byte to its last
     write_timeout: Seconds = 30.0  # a whole response, from its first byte to its last
     idle_timeout: Seconds = 120.0  # a kept connection without a request
-    drain_timeout: Seconds = 30.0  # at a stop: how long requests in flight may still take
+    drain_delay: SecondsOrNone = 1.0  # at a stop: how long only readiness fails, so that balancers notice
+    drain_timeout: Seconds = 30.0  # at a stop: how long requests in flight may then still take
     threads: Annotated[int, Field(ge=1, le=256)] = 16
     queue_limit: Annotated[int, Field(ge=1, le=10_000)] = 256  # requests waiting for a thread; more: 503
     connection_limit: Annotated[int, Field(ge=1, le=10_000)] = 512
@@ -148,9 +150,10 @@ SECTIONS: frozenset[str] = frozenset(
 )
 
 
-def load(environment: Mapping[str, str] = os.environ) -> Settings:
+def load(environment: Mapping[str, str] = os.environ, *, local: bool = True) -> Settings:
     """Read $BAZARUTO_CONFIG (YAML), then BAZARUTO_* over it, then fill what follows from them.
 
+    Without `local`, what `bazaruto up` once wrote is left out: only what somebody asked for counts.
     Raises SettingsError with one line for every unknown or wrong setting.
     """
     values, problems = _from_file(environment.get("BAZARUTO_CONFIG"))
@@ -161,7 +164,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
         problems += [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
     if problems:
         raise SettingsError("\n".join(f"wrong setting {problem}" for problem in problems))
-    return _complete(settings)
+    return _complete(settings, local)
 
 
 def _from_file(path: str | None) -> tuple[dict[str, Any], list[str]]:
@@ -193,9 +196,9 @@ def _overlay(values: dict[str, Any], environment: Mapping[str, str]) -> list[str
     return unknown
 
 
-def _complete(settings: Settings) -> Settings:
+def _complete(settings: Settings, use_local: bool) -> Settings:
     home = settings.home.expanduser().absolute()
-    local = _local(home / "local.json")
+    local = _local(home / "local.json") if use_local else {}
     empty = Path()
     derived: dict[str, Any] = {
         "home": home,

@@ -241,6 +241,18 @@ def start_redis(server: RedisServer, running: ProcessIdentity | None) -> Process
     return identity
 
 
+def find_redis(server: RedisServer) -> ProcessIdentity | None:
+    """The running Redis of this directory, whoever started it."""
+    for pid in processes.everyone():
+        with contextlib.suppress(OSError):  # gone meanwhile
+            process = processes.PROC / str(pid)
+            if (process / "cwd").readlink() == server.directory.resolve() and (
+                (process / "comm").read_text(encoding="utf-8").strip() == "redis-server"
+            ):
+                return processes.identify(pid)
+    return None
+
+
 # What both need
 
 

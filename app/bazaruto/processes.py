@@ -66,6 +66,7 @@ def spawn_daemon(
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            umask=0o077,
         )
     finally:
         os.close(log)
@@ -157,6 +158,20 @@ def environment_of(pid: int) -> dict[str, str]:
         return {}  # gone meanwhile, or not ours to read: then it is not ours to end either
     pairs = (entry.partition(b"=") for entry in content.split(b"\0") if b"=" in entry)
     return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
+
+
+def arguments_of(pid: int) -> list[str]:
+    """The argument list of a process; empty when it is gone."""
+    try:
+        return [os.fsdecode(word) for word in (PROC / str(pid) / "cmdline").read_bytes().split(b"\0")[:-1]]
+    except OSError:
+        return []  # gone meanwhile
+
+
+def parent_of(pid: int) -> int:
+    """The number of the process's parent; 0 at the top, and for one that is gone."""
+    found = _stat(pid)
+    return found.parent if found else 0
 
 
 def write_pid_file(path: Path, identity: ProcessIdentity) -> None:

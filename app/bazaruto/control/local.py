@@ -1,0 +1,291 @@
+"""A whole installation on one machine: brought up from nothing or mended, looked at, taken down."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from bazaruto.config import Settings
+from bazaruto.control import local_daemons, local_preflight, local_servers
+from bazaruto.control.local_daemons import Daemon
+from bazaruto.control.local_home import Home, make_directories, only_one
+from bazaruto.control.local_servers import Servers
+from bazaruto.processes import ProcessIdentity
+from bazaruto.server_user import EmbeddedError
+
+DEFAULT_RULES = ("bazaruto.service", "default_rules.json")
+
+Step = Callable[[str], AbstractContextManager[None]]  # shows what is being done, until it is done
+Say = Callable[[str], None]
+
+
+class StepError(EmbeddedError):
+    """A command of the set-up failed; the text holds its last words."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """One of an installation's processes, as `status` shows it."""
+
+    name: str
+    state: str  # running, starting (not ready), stopped, own (a server that the settings name)
+    pid: int | None
+    started_at: float | None  # seconds of the Unix epoch
+    log: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Installation:
+    """What runs on this machine and where it is reached."""
+
+    home: Home
+    local: dict[str, Any]  # the content of local.json
+    processes: tuple[Process, ...]
+
+    @property
+    def running(self) -> bool:
+        """Whether everything that belongs to it runs and is ready."""
+        return bool(self.local) and all(process.state in {"running", "own"} for process in self.processes)
+
+
+def up(settings: Settings, step: Step, say: Say) -> Installation:
+    """Bring everything up: what is missing is made, what died is started, what runs is left alone.
+
+    `settings` holds what somebody asked for, not what an earlier `up` decided. Raises EmbeddedError.
+    """
+    home = Home(settings.home)
+    if not home.local_file.exists():
+        local_preflight.refuse_little_space(home.path)
+    make_directories(home)
+    with only_one(home, say):
+        before = home.read_local()
+        settings = _as_before(settings, before)
+        service_url, control_url = _addresses(settings)
+        daemons = local_daemons.daemons(service_url, control_url)
+        running = {daemon.name: local_daemons.find(home, daemon) for daemon in daemons}
+        servers = local_servers.choose(settings, home)
+        if any(running.values()):
+            _refuse_changes(before, service_url, control_url, servers)
+        _refuse_taken_ports(settings, running)
+        local = _start_servers(servers, settings, step)
+        home.write_local(local)
+        if not all(running.values()):
+            _start_daemons(home, settings, daemons, running, step)
+        else:
+            _await(home, daemons, running, step)
+    return status(settings)
+
+
+def down(settings: Settings, step: Step, say: Say) -> list[str]:
+    """End everything of this home and wait until it is gone; data stays. Returns what ran."""
+    home = Home(settings.home)
+    if not home.part("run").is_dir():
+        return []
+    with only_one(home, say):
+        settings = _as_before(settings, home.read_local())
+        with step("Stop service and control plane"):
+            stopped = local_daemons.stop(home, local_daemons.daemons(*_addresses(settings)), say)
+        with step("Stop PostgreSQL and Redis"):
+            stopped += local_servers.stop(local_servers.choose(settings, home))
+    return stopped
+
+
+def clean(settings: Settings, step: Step, say: Say) -> None:
+    """End everything and remove the home with all its data."""
+    home = Home(settings.home)
+    if not home.path.exists():
+        return
+    if not home.local_file.exists() and not home.part("run").is_dir():
+        raise StepError(
+            f"{home.path} does not look like an installation of Bazaruto: remove it by hand if you mean it."
+        )
+    down(settings, step, say)
+    with step(f"Remove {home.path}"):
+        shutil.rmtree(home.path)
+
+
+def status(settings: Settings) -> Installation:
+    """What runs now. Starts and changes nothing."""
+    home = Home(settings.home)
+    local = home.read_local()
+    if not local:
+        return Installation(home, {}, ())
+    settings = _as_before(settings, local)
+    servers = local_servers.choose(settings, home)
+    found = [
+        _server_status(servers, name) for name in (local_servers.SERVICE, local_servers.CONTROL, local_servers.REDIS)
+    ]
+    daemons = local_daemons.daemons(local["service"]["url"], local["control"]["url"])
+    with ThreadPoolExecutor() as pool:
+        found += pool.map(lambda daemon: _daemon_status(home, daemon), daemons)
+    return Installation(home, local, tuple(found))
+
+
+def command_environment(settings: Settings) -> dict[str, str]:
+    """The environment for a command of this installation."""
+    settings = _as_before(settings, Home(settings.home).read_local())
+    return local_daemons.environment(Home(settings.home), settings.service_port, settings.control_port)
+
+
+def guide_variables(settings: Settings) -> dict[str, str]:
+    """The variables with which the operations guide's commands work as printed."""
+    home = Home(settings.home)
+    local = home.read_local()
+    if not local:
+        raise StepError(f"Nothing is set up in {home.path}: run `make up`.")
+    service = local["service"]
+    path = [local["postgresql"]["bin_directory"], local["bin_directory"], os.environ.get("PATH", os.defpath)]
+    return {
+        "DB_HOST": service["host"],
+        "DB_USER": service["user"],
+        "DB_NAME": service["database"],
+        "PGPORT": str(service["port"]),
+        "PGPASSFILE": local["postgresql"]["passfile"],
+        "PATH": os.pathsep.join(path),
+    }
+
+
+def _as_before(settings: Settings, local: dict[str, Any]) -> Settings:
+    """Ports and servers that nobody asks for stay as the last `up` had them."""
+    kept: dict[str, Any] = {}
+    for name, face in (("service_port", "service"), ("control_port", "control")):
+        url = local.get(face, {}).get("url", "")
+        if name not in settings.model_fields_set and url:
+            kept[name] = int(url.rpartition(":")[2])
+    embedded_then = local.get("embedded", local_servers.NAMES)
+    for name, process, url in (
+        ("database_url", local_servers.SERVICE, local.get("service", {}).get("database_url")),
+        ("control_database_url", local_servers.CONTROL, local.get("control", {}).get("database_url")),
+        ("redis_url", local_servers.REDIS, local.get("redis_url")),
+    ):
+        if not getattr(settings, name) and process not in embedded_then:
+            kept[name] = url
+    return settings.model_copy(update=kept)
+
+
+def _addresses(settings: Settings) -> tuple[str, str]:
+    return (
+        f"http://{_in_url(settings.service_host)}:{settings.service_port}",
+        f"http://{_in_url(settings.control_host)}:{settings.control_port}",
+    )
+
+
+def _in_url(host: str) -> str:
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- recognized, not listened on
+    return f"[{reachable}]" if ":" in reachable else reachable
+
+
+def _refuse_changes(before: dict[str, Any], service_url: str, control_url: str, servers: Servers) -> None:
+    """What runs keeps its address and its servers until it is stopped."""
+    for face, wanted in (("service", service_url), ("control", control_url)):
+        current = before.get(face, {}).get("url", wanted)
+        if current != wanted:
+            raise StepError(f"It runs on {current}, the settings say {wanted}: run `bazaruto down` first.")
+    if before and sorted(before.get("embedded", [])) != servers.embedded:
+        raise StepError(
+            "It runs with other database or Redis servers than the settings say: run `bazaruto down` first."
+        )
+
+
+def _refuse_taken_ports(settings: Settings, running: dict[str, ProcessIdentity | None]) -> None:
+    if not running["bazarutod"]:
+        local_preflight.refuse_taken_port(settings.service_host, settings.service_port, "BAZARUTO_SERVICE_PORT")
+    if not running["bazaruto"]:
+        local_preflight.refuse_taken_port(settings.control_host, settings.control_port, "BAZARUTO_CONTROL_PORT")
+    if settings.service_port == settings.control_port:
+        raise StepError(
+            "BAZARUTO_SERVICE_PORT and BAZARUTO_CONTROL_PORT are the same: set one of them to another port."
+        )
+
+
+def _start_servers(servers: Servers, settings: Settings, step: Step) -> dict[str, Any]:
+    new = not all(cluster.data.exists() for cluster in servers.clusters.values())
+    with step("Make and start PostgreSQL and Redis" if new else "See that PostgreSQL and Redis run"):
+        local_servers.start(servers)
+    found = local_servers.coordinates(servers, settings)
+    service_url, control_url = _addresses(settings)
+    found["service"]["url"] = service_url
+    found["control"]["url"] = control_url
+    return {
+        **found,
+        "embedded": servers.embedded,
+        "backup_directory": str(settings.backup_directory),
+        "config_backup_directory": str(settings.backup_directory / "config"),
+        "rules_file": str(settings.rules_file),
+        "bin_directory": str(local_servers.bin_directory()),
+        "socket_directory": str(local_servers.socket_directory(servers)),
+    }
+
+
+def _start_daemons(
+    home: Home, settings: Settings, daemons: list[Daemon], running: dict[str, ProcessIdentity | None], step: Step
+) -> None:
+    """Whatever must be in place before daemons run is brought in place again: an earlier `up` may have been cut off."""
+    env = local_daemons.environment(home, settings.service_port, settings.control_port)
+    with step("Bring both databases to this version"), ThreadPoolExecutor() as pool:
+        for done in [pool.submit(_command, home, env, program, "migrate") for program in ("bazarutod", "bazaruto")]:
+            done.result()
+    _copy_default_rules(settings.rules_file)
+    with step("See that the demo data is there"):
+        _command(home, env, "bazarutod", "demo")
+    with step("Start service and control plane"):
+        started = {daemon.name: running[daemon.name] or local_daemons.start(home, daemon, env) for daemon in daemons}
+        local_daemons.await_ready(home, started, daemons)
+
+
+def _await(home: Home, daemons: list[Daemon], running: dict[str, ProcessIdentity | None], step: Step) -> None:
+    with step("See that service and control plane are ready"):
+        local_daemons.await_ready(home, {name: found for name, found in running.items() if found}, daemons)
+
+
+def _command(home: Home, env: dict[str, str], program: str, *words: str) -> None:
+    done = subprocess.run(
+        [local_servers.bin_directory() / program, *words],
+        env=env,
+        cwd=home.path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        raise StepError(f"`{program} {' '.join(words)}` failed: {' | '.join(lines[-3:]) or 'it said nothing'}")
+
+
+def _copy_default_rules(target: Path) -> None:
+    if target.exists():
+        return
+    package, name = DEFAULT_RULES
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial.write_bytes((importlib.resources.files(package) / name).read_bytes())
+    partial.replace(target)
+
+
+def _server_status(servers: Servers, name: str) -> Process:
+    log = str(servers.home.part("log", f"{name}.out"))
+    if name not in servers.embedded:
+        return Process(name, "own", None, None, "")
+    return _process(name, local_servers.find(servers, name), log)
+
+
+def _daemon_status(home: Home, daemon: Daemon) -> Process:
+    found = local_daemons.find(home, daemon)
+    ready = bool(found) and (daemon.url is None or local_daemons.is_ready(daemon.url))
+    return _process(daemon.name, found, str(home.part("log", f"{daemon.name}.log")), ready=ready)
+
+
+def _process(name: str, found: ProcessIdentity | None, log: str, *, ready: bool = True) -> Process:
+    if found is None:
+        return Process(name, "stopped", None, None, log)
+    return Process(name, "running" if ready else "starting", found.pid, found.started_at, log)

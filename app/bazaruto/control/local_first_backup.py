@@ -1,0 +1,88 @@
+"""The first backup of a new installation, and the drill that proves it, through the control plane."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from typing import Any
+
+import httpx
+
+from bazaruto.control.local import Installation, Say, StepError
+from bazaruto.control.local_servers import bin_directory
+
+ANSWER_SECONDS = 15.0
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstBackup:
+    """The verified backup that the installation has."""
+
+    backup: dict[str, Any]  # as the control plane lists it
+    made_now: bool  # False: an earlier `up`, or somebody else, made it
+
+
+def ensure(installation: Installation, env: dict[str, str], say: Say, *, quiet: bool = False) -> FirstBackup:
+    """See that one backup is verified: nothing to do when one is, else back up (or take what waits), and drill.
+
+    The runs print their own progress on this terminal; `quiet` sends it to the standard error.
+    """
+    backups = _backups(installation)
+    if verified := _newest(backups, "verified"):
+        return FirstBackup(verified, made_now=False)
+    waiting = _newest(backups, "unverified")
+    if waiting is None:
+        say("First backup")
+        _run(env, quiet, "backup")
+        waiting = _newest(_backups(installation), "unverified")
+        if waiting is None:
+            raise StepError(
+                "The backup succeeded, but no new one is listed: see `bazaruto backups` and `bazaruto runs`."
+            )
+    say(f"Restoring {waiting['name']} into a scratch database to prove it")
+    _run(env, quiet, "restore_drill", "-p", f"backup={waiting['name']}")
+    if verified := _newest(_backups(installation), "verified"):
+        return FirstBackup(verified, made_now=True)
+    raise StepError(
+        f"The drill of {waiting['name']} succeeded, but it is not listed as verified: see `bazaruto backups`."
+    )
+
+
+def _run(env: dict[str, str], quiet: bool, operation: str, *words: str) -> None:
+    argv = [str(bin_directory() / "bazaruto"), "run", operation, *words, "--reason", "bazaruto up"]
+    code = subprocess.run(argv, env=env, stdout=sys.stderr if quiet else None, check=False).returncode
+    if code:
+        raise StepError(
+            f"`bazaruto run {operation}` ended with {code}: `bazaruto runs` names it, `bazaruto logs RUN` shows why; "
+            "everything else runs, and the next `bazaruto up` tries this again."
+        )
+
+
+def _newest(backups: list[dict[str, Any]], status: str) -> dict[str, Any] | None:
+    found = [backup for backup in backups if backup["status"] == status]
+    return max(found, key=lambda backup: str(backup["created_at"]), default=None)
+
+
+def _backups(installation: Installation) -> list[dict[str, Any]]:
+    """Every backup the control plane knows, page by page."""
+    found: list[dict[str, Any]] = []
+    token = installation.home.admin_token.read_text(encoding="utf-8").strip()
+    url = installation.local["control"]["url"]
+    try:
+        with httpx.Client(
+            base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=ANSWER_SECONDS, trust_env=False
+        ) as client:
+            cursor = None
+            while True:
+                answer = client.get("/api/v1/backups", params={"cursor": cursor} if cursor else {})
+                answer.raise_for_status()
+                page = answer.json()
+                found += page["items"]
+                cursor = page["next"]
+                if not cursor:
+                    return found
+    except httpx.HTTPError as error:
+        raise StepError(
+            f"The control plane at {url} does not list backups ({error}): see `bazaruto status`."
+        ) from error
