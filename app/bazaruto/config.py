@@ -30,7 +30,7 @@ def _seconds(value: object) -> object:
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=366 * 86400)]
-SecondsOrNone = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=366 * 86400)]
+SecondsOrZero = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=366 * 86400)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -46,7 +46,7 @@ class ServerSettings(Section):
     read_timeout: Seconds = 30.0  # a whole request, from its first byte to its last
     write_timeout: Seconds = 30.0  # a whole response, from its first byte to its last
     idle_timeout: Seconds = 120.0  # a kept connection without a request
-    drain_delay: SecondsOrNone = 1.0  # at a stop: how long only readiness fails, so that balancers notice
+    drain_delay: SecondsOrZero = 1.0  # at a stop: how long only readiness fails, so that balancers notice
     drain_timeout: Seconds = 30.0  # at a stop: how long requests in flight may then still take
     threads: Annotated[int, Field(ge=1, le=256)] = 16
     queue_limit: Annotated[int, Field(ge=1, le=10_000)] = 256  # requests waiting for a thread; more: 503

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,7 @@ from bazaruto.logs import Served
 from bazaruto.metrics import UNMATCHED, Metrics
 from bazaruto.payloads import decode_cursor, encode_cursor, json_body, page, query
 from bazaruto.problems import FieldError, Problem
+from bazaruto.request_ids import accepted
 
 __all__ = [
     "App",
@@ -39,7 +39,6 @@ log = logs.get(__name__)
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 
-_ACCEPTED_ID = re.compile(r"req_[A-Za-z0-9]{8,64}")  # from a proxy of ours; anything else is not taken over
 _WILDCARD = re.compile(r"<(?:(\w+)[^>]*|:[^>]*)>")
 _RETRY_SOON = {"Retry-After": "1"}
 # SQLSTATEs that say "not now", by their class or whole: 503, because the same request may succeed later.
@@ -84,9 +83,7 @@ class App(bottle.Bottle):
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         started = time.perf_counter()
-        identity = environ.get("HTTP_X_REQUEST_ID", "")
-        if not _ACCEPTED_ID.fullmatch(identity):
-            identity = new_request_id()
+        identity = accepted(environ.get("HTTP_X_REQUEST_ID", ""))
         logs.request_id.set(identity)
         status = 500
 
@@ -172,11 +169,6 @@ class _Streamed:
         finally:
             logs.request_id.set(self._identity)
             self._finished()
-
-
-def new_request_id() -> str:
-    """Unique enough to find one request's lines; no secret."""
-    return f"req_{random.getrandbits(80):020x}"
 
 
 def _answers(callback: Callable[..., Any]) -> Callable[..., Any]:

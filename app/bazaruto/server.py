@@ -1,0 +1,288 @@
+"""waitress made bounded: deadlines, limits, lanes for probes, and a stop that loses no request."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from waitress import wasyncore
+from waitress.adjustments import Adjustments
+from waitress.server import TcpWSGIServer
+from waitress.task import ThreadedTaskDispatcher
+from waitress.trigger import trigger
+
+from bazaruto import logs
+from bazaruto.channel import Channel, Refusal
+from bazaruto.config import ServerSettings
+from bazaruto.logs import Served
+from bazaruto.web import App
+
+TICK_SECONDS = 0.25  # how often deadlines are looked at
+PROBE_THREADS = 4
+QUICK_THREADS = 2  # for /livez and refusals, which wait for nothing
+RESERVED_CONNECTIONS = 64  # above connection_limit, for probes; everything else there is refused
+LIVE_PATH = "/livez"
+
+log = logs.get(__name__)
+Application = Callable[..., Any]
+
+
+class CannotListen(Exception):
+    """The address cannot be listened on; the text says which and what to do."""
+
+
+def serve(  # noqa: PLR0913 - a server has these parts
+    app: Application,
+    *,
+    host: str,
+    port: int,
+    limits: ServerSettings,
+    probe_paths: Collection[str],
+    on_drain: Callable[[], None] = lambda: None,
+) -> int:
+    """Serve until SIGTERM or SIGINT, then stop gracefully; returns the process' exit status.
+
+    `on_drain` is called first, and makes readiness fail; streams should end when it is called. A second
+    signal ends the process at once.
+    """
+    server = Server(app, listen(host, port), limits, probe_paths, on_drain)
+    log.info("listening", host=host, port=server.port)
+    with _signals(server):
+        return server.run()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, or CannotListen."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=1024)
+    except OSError as error:
+        raise CannotListen(
+            f"{host} port {port} cannot be listened on ({error.strerror or error}): "
+            "end what uses it, or set another host or port"
+        ) from error
+
+
+class _Lanes(ThreadedTaskDispatcher):
+    """Threads for requests, and some that only probes or refusals use."""
+
+    def __init__(self, threads: int, probe_paths: Collection[str]) -> None:
+        super().__init__()
+        self._probe_paths = frozenset(probe_paths)
+        self._probes = ThreadedTaskDispatcher()
+        self._quick = ThreadedTaskDispatcher()
+        self.set_thread_count(threads)
+        self._probes.set_thread_count(PROBE_THREADS)
+        self._quick.set_thread_count(QUICK_THREADS)
+
+    def is_probe(self, path: str) -> bool:
+        return path in self._probe_paths
+
+    def waiting(self) -> int:
+        """Requests that no thread is free for."""
+        with self.lock:
+            idle: int = len(self.threads) - self.stop_count - self.active_count
+            return max(0, len(self.queue) - idle)
+
+    def add_task(self, task: Channel) -> None:
+        request = task.requests[0]
+        if request.error is not None or request.path == LIVE_PATH:
+            self._quick.add_task(task)
+        elif self.is_probe(request.path):
+            self._probes.add_task(task)
+        else:
+            super().add_task(task)
+
+    def shutdown(self, cancel_pending: bool = True, timeout: float = 1) -> bool:
+        for lane in (self._quick, self._probes):
+            lane.shutdown(cancel_pending, timeout)
+        return bool(super().shutdown(cancel_pending, timeout))
+
+
+class Server(TcpWSGIServer):
+    """The listening socket, its connections and the loop; `run` returns when it was stopped."""
+
+    channel_class = Channel
+
+    def __init__(
+        self,
+        app: Application,
+        listener: socket.socket,
+        limits: ServerSettings,
+        probe_paths: Collection[str],
+        on_drain: Callable[[], None] = lambda: None,
+    ) -> None:
+        _allow_descriptors(limits.connection_limit)
+        self.limits = limits
+        self.on_refused: Callable[[Served], None] = app.refused if isinstance(app, App) else _unaccounted
+        self.draining = False
+        self._on_drain = on_drain
+        self._stop_wanted = False
+        self._serve_until: float | None = None  # draining: until then all is served, only readiness fails
+        self._refusing_since: float | None = None  # then new requests are refused, those begun may end
+        self._next_tick = 0.0
+        self._lanes = _Lanes(limits.threads, probe_paths)
+        address = listener.getsockname()
+        super().__init__(
+            app,
+            map={},
+            _sock=listener,
+            dispatcher=self._lanes,
+            adj=Adjustments(
+                sockets=[listener],
+                threads=limits.threads,
+                ident="",
+                connection_limit=limits.connection_limit + RESERVED_CONNECTIONS + 3,
+                max_request_body_size=limits.max_body_bytes + 1,
+                max_request_header_size=limits.max_header_bytes + 1,
+                channel_request_lookahead=1,
+                clear_untrusted_proxy_headers=False,
+                log_socket_errors=False,
+            ),
+            bind_socket=False,
+            sockinfo=(listener.family, listener.type, listener.proto, address),
+        )
+        self.port: int = address[1]
+
+    def run(self) -> int:
+        """Serve until a stop was asked for and done: 0 when no request was cut off, else 1."""
+        status: int | None = None
+        while status is None:
+            wasyncore.poll2(TICK_SECONDS, self._map)
+            now = time.monotonic()
+            if now >= self._next_tick or self._stop_wanted:
+                self._next_tick = now + TICK_SECONDS
+                self._enforce(now)
+                status = self._stop_step(now)
+        self._lanes.shutdown(timeout=1 if status else 5)
+        wasyncore.close_all(self._map, ignore_all=True)
+        log.info("stopped", clean=status == 0)
+        return status
+
+    def stop(self) -> None:
+        """Ask for a graceful stop, from any thread or a signal handler; noticed at the next tick."""
+        self._stop_wanted = True
+
+    def add_task(self, task: Channel) -> None:
+        """Hand a connection whose next request is complete to a lane, or refuse that request."""
+        request = task.requests[0]
+        if request.error is None and not self._lanes.is_probe(request.path):
+            request.error = self._refusal(task, request.started)
+        self._lanes.add_task(task)
+
+    def is_full(self) -> bool:
+        """Whether a new connection is above the limit, even after an idle one was closed for it."""
+        if len(self.active_channels) <= self.limits.connection_limit:
+            return False
+        idle = [channel for channel in self.active_channels.values() if channel.idle and not channel.excess]
+        oldest = min(idle, key=lambda channel: channel.idle_since, default=None)
+        if oldest is None:
+            return True
+        oldest.handle_close()
+        return False
+
+    def explain(self, error: Any) -> str:
+        """What the client did wrong, with the limit."""
+        limits = self.limits
+        known = {
+            400: "This is not a valid HTTP request.",
+            408: f"The request was not complete within {limits.read_timeout:g} s.",
+            413: f"The body is larger than {limits.max_body_bytes} bytes.",
+            431: f"The headers are larger than {limits.max_header_bytes} bytes.",
+            500: "The failure is in the log.",
+            501: "Only chunked transfer encoding is known.",
+        }
+        return known.get(error.code, str(error.body))
+
+    def maintenance(self, now: float) -> None:
+        """Nothing: waitress' own idle rule is replaced by `Channel.enforce`."""
+
+    def _refusal(self, channel: Channel, started: float) -> Refusal | None:
+        if self._refusing_since is not None and started >= self._refusing_since:
+            return Refusal(503, "This server is stopping.", retry_after=1)
+        if channel.excess:
+            return Refusal(503, "Too many connections are open.", retry_after=1)
+        if self._lanes.waiting() >= self.limits.queue_limit:
+            return Refusal(503, "Too many requests are waiting.", retry_after=1)
+        return None
+
+    def _enforce(self, now: float) -> None:
+        for channel in list(self.active_channels.values()):
+            channel.enforce(now, self.limits)
+
+    def _stop_step(self, now: float) -> int | None:
+        """Readiness fails, then new requests are refused, then what was begun ends: the exit status then."""
+        if not self._stop_wanted:
+            return None
+        if self._serve_until is None:
+            log.info("stopping: readiness fails from now on")
+            self.draining = True
+            self._on_drain()
+            self._serve_until = now + self.limits.drain_delay
+        if self._refusing_since is None:
+            if now < self._serve_until:
+                return None
+            self._refusing_since = now
+        busy = self._close_idle()
+        if not busy:
+            return 0
+        if now >= self._refusing_since + self.limits.drain_timeout:
+            log.warn("drain_timeout is over; requests were cut off", requests=busy)
+            return 1
+        return None
+
+    def _close_idle(self) -> int:
+        busy = 0
+        for channel in list(self.active_channels.values()):
+            if channel.idle:
+                channel.handle_close()
+            else:
+                busy += 1
+        return busy
+
+
+def _unaccounted(_: Served) -> None:
+    """For applications that are not ours."""
+
+
+def _allow_descriptors(connections: int) -> None:
+    """Raise the soft limit of open files, as far as the hard one allows, to what the connections need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = connections + RESERVED_CONNECTIONS + 512
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < needed:
+            log.warn("fewer open files are allowed than connection_limit needs", allowed=allowed, needed=needed)
+
+
+@contextmanager
+def _signals(server: Server) -> Iterator[None]:
+    """SIGTERM and SIGINT stop the server; a second one ends the process. Only in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    alarm = trigger(server._map)
+    os.set_blocking(alarm.trigger, False)
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if server._stop_wanted:
+            os._exit(128 + number)
+        server.stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    woken = signal.set_wakeup_fd(alarm.trigger, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(woken)
+        for number, handler in before.items():
+            signal.signal(number, handler)
