@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -50,7 +51,7 @@ class Redactor:
             return {self.clean(str(key)): self.clean(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self.clean(item) for item in value]
-        if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        if isinstance(value, float) and not math.isfinite(value):
             return None
         return value
 
@@ -154,9 +155,7 @@ def failure_message(outcome: Mapping[str, Any]) -> str:
 
 def cut(event: dict[str, Any]) -> dict[str, Any]:
     """The event with texts too long for a record shortened; it says so, and how long they were."""
-    too_long = {
-        name: len(text) for name, text in event.items() if isinstance(text, str) and len(text) > TEXT_LIMIT
-    }
+    too_long = {name: len(text) for name, text in event.items() if isinstance(text, str) and len(text) > TEXT_LIMIT}
     if not too_long:
         return event
     shortened = {name: event[name][:TEXT_LIMIT] for name in too_long}

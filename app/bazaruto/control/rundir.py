@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ class RunDirectory:
         self.path = path
         self.spec_file = path / "spec.json"
         self.private = path / "private"  # ansible-runner's private_data_dir; gone after the end
-        self.variables_file = self.private / "env" / "extravars"
+        self.variables_file = self.private / "env" / "extravars"  # YAML, read by Ansible
+        self.secrets_file = self.private / "secrets.json"  # the values to redact
         self.events_file = path / "events.jsonl"
         self.outcome_file = path / "outcome.json"
         self.supervisor_lock = path / "supervisor.lock"
@@ -69,17 +71,21 @@ class RunDirectory:
         self.private.mkdir(mode=0o700)
         self.variables_file.parent.mkdir(mode=0o700)
         write_durably(self.spec_file, dataclasses.asdict(spec))
-        write_durably(self.variables_file, variables)
+        secrets = [variables[name] for name in spec.secret_variables if name in variables]
+        write_durably(self.secrets_file, secrets)
+        write_private(self.variables_file, _untemplated(variables))
 
     def remove_secrets(self) -> None:
         """Remove everything that may hold a secret; what remains is the record."""
-        shutil.rmtree(self.private, ignore_errors=False) if self.private.exists() else None
+        if self.private.exists():
+            shutil.rmtree(self.private)
 
     def spec(self) -> Spec:
         return Spec(**json.loads(self.spec_file.read_text(encoding="utf-8")))
 
-    def variables(self) -> dict[str, Any]:
-        values: dict[str, Any] = json.loads(self.variables_file.read_text(encoding="utf-8"))
+    def secrets(self) -> list[Any]:
+        """The values that must not be seen in any output."""
+        values: list[Any] = json.loads(self.secrets_file.read_text(encoding="utf-8"))
         return values
 
     def outcome(self) -> Outcome | None:
@@ -119,14 +125,41 @@ def is_locked(path: Path) -> bool:
 def write_durably(path: Path, value: Any) -> None:
     """Write JSON, 0600, so that after a crash the file is there whole, or not at all."""
     partial = path.with_name(path.name + ".partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=True)
-        file.flush()
-        os.fsync(file.fileno())
+    write_private(partial, json.dumps(value, ensure_ascii=True))
     partial.replace(path)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, and wait until it is on the disk."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _untemplated(variables: dict[str, Any]) -> str:
+    """The variables as YAML in which every text is `!unsafe`: Ansible takes "{{ … }}" in it as it stands."""
+    import yaml  # here, since a supervisor needs no YAML
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+        return dumper.represent_scalar("!unsafe", value, style='"')
+
+    Dumper.add_representer(str, text)
+    lines = [f"{json.dumps(name)}: {_flow(value, Dumper)}" for name, value in variables.items()]
+    return "".join(f"{line}\n" for line in lines) or "{}\n"
+
+
+def _flow(value: Any, dumper: Any) -> str:
+    import yaml
+
+    line: str = yaml.dump(value, Dumper=dumper, default_flow_style=True, width=sys.maxsize)
+    return line.removesuffix("...\n").rstrip("\n")

@@ -85,9 +85,7 @@ class Recorder:
 
     def lost_hosts(self) -> list[str]:
         return sorted(
-            host
-            for host, counts in self.hosts().items()
-            if counts.get("failed", 0) or counts.get("unreachable", 0)
+            host for host, counts in self.hosts().items() if counts.get("failed", 0) or counts.get("unreachable", 0)
         )
 
     def result(self) -> Any:
@@ -169,8 +167,7 @@ def main(arguments: list[str]) -> int:
 def supervise(directory: rundir.RunDirectory) -> rundir.Outcome:
     """Play, and judge what was seen."""
     spec = directory.spec()
-    variables = directory.variables()
-    redactor = journal.Redactor(variables.get(name) for name in spec.secret_variables)
+    redactor = journal.Redactor(directory.secrets())
     book = journal.Journal(directory.events_file, redactor)
     recorder = Recorder(book)
     watch = Watch(spec.timeout_seconds)
@@ -208,9 +205,7 @@ def judge(
     return "failed", " ".join(filter(None, [recorder.reason(rc), trouble]))
 
 
-def play(
-    directory: rundir.RunDirectory, spec: rundir.Spec, recorder: Recorder
-) -> tuple[int | None, str | None]:
+def play(directory: rundir.RunDirectory, spec: rundir.Spec, recorder: Recorder) -> tuple[int | None, str | None]:
     """Run the playbook to its end: ansible-playbook's exit code, and what went wrong around it."""
     import ansible_runner
 

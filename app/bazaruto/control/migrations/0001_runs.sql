@@ -48,6 +48,14 @@ CREATE TABLE run_changes (
 
 CREATE INDEX run_changes_of_a_run ON run_changes (run, at);
 
+CREATE TABLE run_totals (
+    operation  text NOT NULL,
+    status     text NOT NULL,
+    runs       bigint NOT NULL,
+    seconds    double precision NOT NULL,         -- how long they took together
+    PRIMARY KEY (operation, status)
+);
+
 CREATE TABLE events (
     day        date NOT NULL,                     -- of the run, not of the event: else (run, seq) would not be unique
     run        text NOT NULL,

@@ -1,0 +1,366 @@
+"""The catalogue: which operations there are, and what may be set in them from outside.
+
+`playbooks/operations.yml` names each operation and its parameters; type, choices, default and description of a
+parameter come from its variable in the role's `meta/argument_specs.yml`. What is not listed cannot be set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+NAME = r"^[a-z][a-z0-9_]{0,62}$"
+ENVIRONMENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+LONGEST_TEXT = 4096
+LARGEST_INTEGER = 2**63 - 1
+TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+SCHEMA_TYPES = {
+    "str": "string",
+    "path": "string",
+    "int": "integer",
+    "float": "number",
+    "bool": "boolean",
+    "list": "array",
+    "dict": "object",
+}
+
+
+class CatalogueError(Exception):
+    """The catalogue cannot be used; one line for each wrong entry."""
+
+
+class Effect(enum.StrEnum):
+    """What an operation does to its environment."""
+
+    READ = "read"  # changes nothing that is operated; runs beside anything
+    CHANGE = "change"  # changes something; one at a time in an environment
+    DESTROY = "destroy"  # may lose data; one at a time, and only with `confirm`
+
+
+@dataclasses.dataclass(frozen=True)
+class WrongParameter:
+    """One parameter that cannot be taken as it was given."""
+
+    name: str
+    message: str
+
+
+class WrongParameters(Exception):
+    """Parameters that cannot be taken; every one of them is named."""
+
+    def __init__(self, wrong: list[WrongParameter]) -> None:
+        super().__init__("; ".join(f"{each.name}: {each.message}" for each in wrong))
+        self.wrong = wrong
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One thing that can be set from outside."""
+
+    name: str
+    variable: str  # the role's variable behind it
+    type: str  # of argument_specs: str, path, int, float, bool, list, dict
+    elements: str | None  # type of a list's items
+    choices: tuple[Any, ...]  # empty: anything
+    default: Any
+    description: str
+    required: bool
+    minimum: float | None
+    maximum: float | None
+    pattern: str | None  # the whole value must match
+    unit: str | None
+    secret: bool  # its value is never shown, logged or stored in the clear
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema of its value."""
+        values = {
+            "type": SCHEMA_TYPES[self.type],
+            "description": self.description,
+            "items": {"type": SCHEMA_TYPES[self.elements]} if self.elements else None,
+            "enum": list(self.choices) or None,
+            "default": self.default,
+            "minimum": self.minimum,
+            "maximum": self.maximum,
+            "pattern": f"^(?:{self.pattern})$" if self.pattern else None,
+            "x-unit": self.unit,
+            "writeOnly": self.secret or None,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+    def problem(self, value: object) -> str | None:
+        """What is wrong with a value, or None."""
+        if problem := _type_problem(self.type, self.elements, value):
+            return problem
+        if self.choices and value not in self.choices:
+            return f"must be one of {', '.join(map(str, self.choices))}"
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return _range_problem(value, self.minimum, self.maximum)
+        if isinstance(value, str) and self.pattern and not re.fullmatch(self.pattern, value):
+            return f"must match {self.pattern}"
+        return None
+
+    def parse(self, text: str) -> Any:
+        """The value that a command line's text stands for; raises ValueError when it stands for none."""
+        if self.type in ("list", "dict") and text.lstrip()[:1] in ("[", "{"):
+            return yaml.safe_load(text)
+        if self.type == "list":
+            return [_parse_scalar(self.elements or "str", item.strip()) for item in text.split(",") if item.strip()]
+        return _parse_scalar(self.type, text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """One thing that can be launched."""
+
+    name: str
+    summary: str
+    playbook: str  # file name in playbooks/
+    effect: Effect
+    launch: str  # lowest role that may launch it
+    timeout_seconds: float
+    exclusion: str | None  # runs of the same kind in one environment exclude each other
+    parameters: dict[str, Parameter]
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema of its parameters."""
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {name: parameter.schema() for name, parameter in self.parameters.items()},
+            "required": [name for name, parameter in self.parameters.items() if parameter.required],
+        }
+
+    def check(self, values: Mapping[str, Any]) -> None:
+        """Raise WrongParameters naming every parameter that is unknown, missing or wrong."""
+        wrong = []
+        for name, value in values.items():
+            if name not in self.parameters:
+                known = ", ".join(self.parameters) or "none"
+                wrong.append(WrongParameter(name, f"{self.name} has no such parameter; it has: {known}"))
+            elif problem := self.parameters[name].problem(value):
+                wrong.append(WrongParameter(name, problem))
+        missing = [name for name, each in self.parameters.items() if each.required and name not in values]
+        wrong += [WrongParameter(name, "is required") for name in missing]
+        if wrong:
+            raise WrongParameters(wrong)
+
+    def variables(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The role variables behind checked parameters."""
+        return {self.parameters[name].variable: value for name, value in values.items()}
+
+    def secret_variables(self) -> list[str]:
+        return [each.variable for each in self.parameters.values() if each.secret]
+
+    def shown(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters as everybody may see them."""
+        return {name: "***" if self.parameters[name].secret else value for name, value in values.items()}
+
+
+class Catalogue:
+    """All operations and environments of one content directory."""
+
+    def __init__(self, directory: Path, operations: dict[str, Operation]) -> None:
+        self.directory = directory
+        self.operations = operations
+
+    def environments(self) -> list[str]:
+        """The inventories there are; read anew, since adding one needs no restart."""
+        return sorted(
+            path.parent.name
+            for path in (self.directory / "inventories").glob("*/hosts.yml")
+            if ENVIRONMENT_NAME.fullmatch(path.parent.name)
+        )
+
+    def playbook(self, operation: Operation) -> Path:
+        return self.directory / "playbooks" / operation.playbook
+
+    def inventory(self, environment: str) -> Path:
+        return self.directory / "inventories" / environment
+
+
+def load(directory: Path) -> Catalogue:
+    """Read the catalogue of a content directory. Raises CatalogueError naming every wrong entry."""
+    path = directory / "playbooks" / "operations.yml"
+    try:
+        content = _File.model_validate(_yaml(path))
+    except ValidationError as error:
+        lines = [f"{path}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise CatalogueError("\n".join(lines)) from error
+    operations, problems = {}, []
+    for name, entry in content.operations.items():
+        try:
+            operations[name] = _operation(directory, name, entry)
+        except CatalogueError as error:
+            problems.append(f"{path}: operations.{name}: {error}")
+    if problems:
+        raise CatalogueError("\n".join(problems))
+    return Catalogue(directory, operations)
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _ParameterEntry(_Entry):
+    variable: str
+    minimum: float | None = None
+    maximum: float | None = None
+    pattern: str | None = None
+    unit: str | None = None
+    secret: bool = False
+    required: bool | None = None  # None: as the role says
+
+
+class _OperationEntry(_Entry):
+    summary: str
+    playbook: str = Field(pattern=r"^[a-z][a-z0-9_]*\.yml$")
+    role: str | None = Field(default=None, pattern=NAME)
+    effect: Effect
+    launch: Literal["viewer", "operator", "admin"]
+    timeout_seconds: float = Field(gt=0, le=7 * 86400)
+    excludes: str | None = Field(default=None, pattern=NAME)
+    parameters: dict[str, _ParameterEntry] = {}
+
+
+class _File(_Entry):
+    operations: dict[str, _OperationEntry] = Field(min_length=1)
+
+
+def _operation(directory: Path, name: str, entry: _OperationEntry) -> Operation:
+    if not re.fullmatch(NAME, name):
+        raise CatalogueError("a name is lower-case letters, digits and _")
+    if not (directory / "playbooks" / entry.playbook).is_file():
+        raise CatalogueError(f"playbook: playbooks/{entry.playbook} is not there")
+    options = _options(directory, entry.role) if entry.role else {}
+    changes = entry.effect is not Effect.READ
+    return Operation(
+        name=name,
+        summary=entry.summary,
+        playbook=entry.playbook,
+        effect=entry.effect,
+        launch=entry.launch,
+        timeout_seconds=entry.timeout_seconds,
+        exclusion=entry.excludes or ("change" if changes else None),
+        parameters={key: _parameter(key, value, options) for key, value in entry.parameters.items()},
+    )
+
+
+def _options(directory: Path, role: str) -> dict[str, Any]:
+    content = _yaml(directory / "roles" / role / "meta" / "argument_specs.yml")
+    try:
+        options = content["argument_specs"]["main"].get("options") or {}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CatalogueError(f"role {role}: its argument_specs.yml has no argument_specs.main") from error
+    return dict(options)
+
+
+def _parameter(name: str, entry: _ParameterEntry, options: Mapping[str, Any]) -> Parameter:
+    where = f"parameters.{name}"
+    if not re.fullmatch(NAME, name):
+        raise CatalogueError(f"{where}: a name is lower-case letters, digits and _")
+    spec = options.get(entry.variable)
+    if not isinstance(spec, Mapping):
+        raise CatalogueError(f"{where}: the role's argument_specs.yml has no variable {entry.variable}")
+    kind, elements = spec.get("type", "str"), spec.get("elements")
+    if kind not in SCHEMA_TYPES or (elements is not None and elements not in SCHEMA_TYPES):
+        raise CatalogueError(f"{where}: type {kind} of {elements} cannot be set from outside")
+    if entry.pattern is not None:
+        try:
+            re.compile(entry.pattern)
+        except re.error as error:
+            raise CatalogueError(f"{where}: pattern {entry.pattern} is no regular expression: {error}") from error
+    return Parameter(
+        name=name,
+        variable=entry.variable,
+        type=kind,
+        elements=elements,
+        choices=tuple(spec.get("choices") or ()),
+        default=None if entry.secret else spec.get("default"),
+        description=_sentence(spec.get("description", "")),
+        required=bool(spec.get("required", False)) if entry.required is None else entry.required,
+        minimum=entry.minimum,
+        maximum=entry.maximum,
+        pattern=entry.pattern,
+        unit=entry.unit,
+        secret=entry.secret or bool(spec.get("no_log", False)),
+    )
+
+
+def _sentence(description: object) -> str:
+    parts = description if isinstance(description, list) else [description]
+    return " ".join(str(part).strip() for part in parts)
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CatalogueError(f"{path} cannot be read: {error}") from error
+
+
+def _type_problem(kind: str, elements: str | None, value: object) -> str | None:
+    if kind in ("str", "path"):
+        return _text_problem(value)
+    if kind == "bool":
+        return None if isinstance(value, bool) else "must be true or false"
+    if kind in ("int", "float"):
+        return _number_problem(kind, value)
+    if kind == "list":
+        return _list_problem(elements or "str", value)
+    return None if isinstance(value, dict) else "must be an object"
+
+
+def _text_problem(value: object) -> str | None:
+    if not isinstance(value, str):
+        return "must be a text"
+    if len(value) > LONGEST_TEXT:
+        return f"must be at most {LONGEST_TEXT} characters long"
+    if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        return "must not contain NUL or halves of characters"
+    return None
+
+
+def _number_problem(kind: str, value: object) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int if kind == "int" else int | float):
+        return "must be a whole number" if kind == "int" else "must be a number"
+    if abs(value) > LARGEST_INTEGER or not math.isfinite(value):
+        return f"must be between -{LARGEST_INTEGER} and {LARGEST_INTEGER}"
+    return None
+
+
+def _list_problem(elements: str, value: object) -> str | None:
+    if not isinstance(value, list):
+        return "must be a list"
+    for index, item in enumerate(value):
+        if problem := _type_problem(elements, None, item):
+            return f"item {index + 1} {problem}"
+    return None
+
+
+def _range_problem(value: float, minimum: float | None, maximum: float | None) -> str | None:
+    if minimum is not None and value < minimum:
+        return f"must be at least {minimum:g}"
+    if maximum is not None and value > maximum:
+        return f"must be at most {maximum:g}"
+    return None
+
+
+def _parse_scalar(kind: str, text: str) -> Any:
+    if kind == "int":
+        return int(text)
+    if kind == "float":
+        return float(text)
+    if kind == "bool":
+        if text.lower() not in TRUTHS:
+            raise ValueError(f"{text} is neither true nor false")
+        return TRUTHS[text.lower()]
+    return text

@@ -1,0 +1,88 @@
+"""Starts the supervisor of a run that this node has the right to run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bazaruto.config import Settings
+from bazaruto.control import rundir
+from bazaruto.control.catalog import Catalogue
+
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+KEPT = ("HOME", "SSH_AUTH_SOCK", "TMPDIR", "TZ", "USER", "LOGNAME")  # all that a supervisor inherits
+
+
+class UnknownOperationError(Exception):
+    """The content of this node does not have the operation any more."""
+
+
+def directory_of(settings: Settings, run: str) -> rundir.RunDirectory:
+    """Where a run's record is."""
+    return rundir.RunDirectory(settings.home / "control" / "runs" / run)
+
+
+def prepare(
+    settings: Settings, catalogue: Catalogue, row: Mapping[str, Any], variables: dict[str, Any]
+) -> rundir.RunDirectory:
+    """Make the directory of a claimed run."""
+    operation = catalogue.operations.get(row["operation"])
+    if operation is None:
+        raise UnknownOperationError(f"the catalogue has no operation {row['operation']} any more")
+    directory = directory_of(settings, row["id"])
+    spec = rundir.Spec(
+        run=row["id"],
+        operation=row["operation"],
+        environment=row["environment"],
+        content_directory=str(catalogue.directory),
+        playbook=str(catalogue.playbook(operation)),
+        inventory=str(catalogue.inventory(row["environment"])),
+        timeout_seconds=row["timeout_seconds"],
+        check=row["check_mode"],
+        diff=row["diff"],
+        limit=row["host_limit"],
+        secret_variables=row["secret_variables"],
+    )
+    if directory.path.exists():
+        shutil.rmtree(directory.path)  # of a claim that was never committed: no supervisor has seen it
+    directory.create(spec, variables)
+    return directory
+
+
+def start(
+    settings: Settings, catalogue: Catalogue, run: str, directory: rundir.RunDirectory, lock: int
+) -> subprocess.Popen[bytes]:
+    """Start the supervisor in a session of its own and hand it the lock that is its sign of life."""
+    log = os.open(directory.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "bazaruto.control.supervisor", run, str(directory.path), str(lock)],
+            env=environment(settings, catalogue, run),
+            cwd=catalogue.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[lock],
+            start_new_session=True,
+        )
+    finally:
+        os.close(log)
+
+
+def environment(settings: Settings, catalogue: Catalogue, run: str) -> dict[str, str]:
+    """All that a run may know of where it was started: nothing of the worker's that is not named here."""
+    configuration = catalogue.directory / "ansible.cfg"
+    return {
+        **{name: os.environ[name] for name in KEPT if name in os.environ},
+        "PATH": f"{Path(sys.executable).parent}:{SYSTEM_PATH}",
+        "LANG": "C.UTF-8",
+        "LC_ALL": "C.UTF-8",
+        "BAZARUTO_HOME": str(settings.home),
+        "BAZARUTO_RUN_ID": run,
+        **({"ANSIBLE_CONFIG": str(configuration)} if configuration.is_file() else {}),
+    }

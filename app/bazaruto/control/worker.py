@@ -1,0 +1,225 @@
+"""The worker: claims runs, starts their supervisors, follows them into PostgreSQL; and adopts what it finds running."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import procrastinate
+import psycopg
+from psycopg_pool import PoolTimeout
+
+from bazaruto import logs
+from bazaruto.config import DatabaseSettings, Settings
+from bazaruto.control import catalog, follow, journal, launch, queue, rundir, runs, sealing
+from bazaruto.database import Connection, Pool, open_pool
+
+log = logs.get(__name__)
+STEP_SECONDS = 0.05  # between two looks at the journals of living runs
+IDLE_SECONDS = 1.0  # between two looks for work that nobody woke us for
+ADOPT_SECONDS = 2.0  # between two looks for runs that nobody follows
+CONCURRENT_RUNS = 16  # supervisors of one worker; more runs stay queued
+AWAY = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)  # the database is, for the moment
+
+
+class Worker:
+    """One process' share of the work; any number of them may run."""
+
+    def __init__(self, settings: Settings, catalogue: catalog.Catalogue, pool: Pool) -> None:
+        self._settings = settings
+        self._catalogue = catalogue
+        self._pool = pool
+        self._seal = sealing.load(settings.home)
+        self._node = node_name(settings.home)
+        self._followers: dict[str, follow.Follower] = {}
+        self._supervisors: list[subprocess.Popen[bytes]] = []
+        self._woken = threading.Event()
+        self._stopping = threading.Event()
+        self._look_for_work_at = 0.0
+        self._adopt_at = 0.0
+        self._away = False
+
+    def wake(self) -> None:
+        """There may be work."""
+        self._look_for_work_at = 0.0
+        self._woken.set()
+
+    def stop(self) -> None:
+        """Stop claiming and following; the supervisors go on, and are adopted by the next worker."""
+        self._stopping.set()
+        self._woken.set()
+
+    def run(self) -> None:
+        """Work until stopped. A database that is away delays everything, and loses nothing."""
+        log.info("worker started", node=self._node)
+        while not self._stopping.is_set():
+            self._woken.clear()
+            try:
+                self._turn()
+            except AWAY as error:
+                self._say_away(error)
+                self._stopping.wait(IDLE_SECONDS)
+            else:
+                self._away = False
+            self._woken.wait(STEP_SECONDS if self._followers else IDLE_SECONDS)
+        for follower in self._followers.values():
+            follower.close()
+        log.info("worker stopped", still_running=sorted(self._followers))
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        if now >= self._adopt_at:
+            self._adopt()
+            self._adopt_at = now + ADOPT_SECONDS
+        ended = self._follow()
+        if ended or now >= self._look_for_work_at:
+            self._start_what_may_start()
+            self._look_for_work_at = now + IDLE_SECONDS
+
+    def _adopt(self) -> None:
+        """Follow every running run of this node that no living worker follows."""
+        with self._pool.connection() as connection:
+            rows = connection.execute(runs.SQL.running_on_node, {"node": self._node}).fetchall()
+        for row in rows:
+            if row["id"] not in self._followers:
+                directory = launch.directory_of(self._settings, row["id"])
+                follower = follow.adopt(directory, row["id"], row["day"])
+                if follower:
+                    log.info("run adopted", run=row["id"])
+                    self._followers[row["id"]] = follower
+
+    def _follow(self) -> bool:
+        """Bring every followed run up to date; True when one has ended."""
+        ended = [run for run, follower in self._followers.items() if self._step(follower)]
+        for run in ended:
+            log.info("run ended", run=run)
+            self._followers.pop(run).close()
+        if ended:
+            self._supervisors = [child for child in self._supervisors if child.poll() is None]
+        return bool(ended)
+
+    def _step(self, follower: follow.Follower) -> bool:
+        """One step of one run; its trouble must not be the other runs'."""
+        try:
+            return follower.step(self._pool)
+        except AWAY:
+            raise
+        except Exception as error:
+            log.exception("run cannot be followed", run=follower.run)
+            return follower.give_up(self._pool, f"{type(error).__name__}: {error}")
+
+    def _start_what_may_start(self) -> None:
+        while len(self._followers) < CONCURRENT_RUNS and self._start_one():
+            pass
+        with self._pool.connection() as connection:
+            runs.mark_waiting(connection)
+
+    def _start_one(self) -> bool:
+        """Claim a run and start it; False when nothing may start.
+
+        The locks are held before the claim is committed, so no other worker can take the run for dead.
+        """
+        supervisor_lock = None
+        with contextlib.ExitStack() as undo:
+            try:
+                with self._pool.connection() as connection:
+                    row = runs.claim(connection, self._node)
+                    if row is None:
+                        return False
+                    prepared = self._prepare(row, connection)
+                    if prepared is None:
+                        return True
+                    directory, supervisor_lock = prepared
+                    undo.callback(os.close, supervisor_lock)
+            except psycopg.errors.UniqueViolation:
+                return True  # another worker was faster; look again
+            follower = follow.adopt(directory, row["id"], row["day"])
+            supervisor = launch.start(self._settings, self._catalogue, row["id"], directory, supervisor_lock)
+            self._supervisors.append(supervisor)
+            log.info("run started", run=row["id"], operation=row["operation"], pid=supervisor.pid)
+            if follower:
+                self._followers[row["id"]] = follower
+        return True
+
+    def _prepare(self, row: Mapping[str, Any], connection: Connection) -> tuple[rundir.RunDirectory, int] | None:
+        """The claimed run's directory with its lock held; None when it cannot start, which ends it."""
+        run: str = row["id"]
+        try:
+            variables = self._seal.open(bytes(row["variables"] or b""))
+            directory = launch.prepare(self._settings, self._catalogue, row, variables)
+            lock = rundir.try_lock(directory.supervisor_lock)
+            if lock is None:
+                raise BlockingIOError(f"{directory.supervisor_lock} is held by another process")
+        except (OSError, sealing.CannotUnsealError, launch.UnknownOperationError) as error:
+            log.exception("run could not be started", run=run, error=str(error))
+            now = journal.utc()
+            reason = f"It could not be started: {error}; nothing of it was done."
+            runs.end(connection, run, rundir.Outcome("failed", now, now, events=0, error=reason))
+            return None
+        connection.execute(runs.SQL.forget_variables, {"id": run})
+        return directory, lock
+
+    def _say_away(self, error: Exception) -> None:
+        if not self._away:
+            log.warn("the control database is away; living runs go on and are caught up later", error=str(error))
+        self._away = True
+
+
+def node_name(home: Path) -> str:
+    """The control node this home is: made once, so that a changed host name orphans no run."""
+    path = home / "control" / "node"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(f"{socket.gethostname()}-{secrets.token_hex(4)}")
+    return path.read_text(encoding="utf-8")
+
+
+def main(settings: Settings) -> int:
+    """Run a worker until SIGTERM or SIGINT."""
+    logs.configure(settings, "control-worker")
+    catalogue = catalog.load(settings.content_directory)
+    worker = Worker(settings, catalogue, _pool(settings))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: worker.stop())
+    threading.Thread(target=_listen, args=(settings.control_database_url, worker), daemon=True).start()
+    worker.run()
+    return 0
+
+
+def _pool(settings: Settings) -> Pool:
+    small = DatabaseSettings(min_connections=1, max_connections=2, acquire_timeout=2.0)
+    return open_pool(settings.control_database_url, small, "bazaruto-worker")
+
+
+def _listen(url: str, worker: Worker) -> None:
+    """Let procrastinate's jobs wake the worker, for ever; while it cannot, the worker looks by itself."""
+    while True:
+        try:
+            asyncio.run(_wait_for_jobs(url, worker))
+        except (psycopg.Error, procrastinate.exceptions.ConnectorException, OSError) as error:
+            log.warn("waiting for jobs again", error=f"{type(error).__name__}: {error}"[:300])
+        time.sleep(IDLE_SECONDS)
+
+
+async def _wait_for_jobs(url: str, worker: Worker) -> None:
+    connector = procrastinate.PsycopgConnector(conninfo=url, min_size=1, max_size=3)
+    app = queue.application(connector, worker.wake)
+    async with app.open_async():
+        await app.run_worker_async(
+            queues=[queue.WAKE],
+            fetch_job_polling_interval=queue.POLL_SECONDS,
+            delete_jobs=procrastinate.jobs.DeleteJobCondition.ALWAYS,
+            install_signal_handlers=False,
+        )
