@@ -1,1 +1,54 @@
-.PHONY: lock
+# Bazaruto Ops: every habit of this repository as one list. `make help` prints it.
+.DEFAULT_GOAL := help
+.PHONY: help up down status clean test lint docs bench lock wheel
+
+BIN := .venv/bin
+# Passed on to .ci/environment: which Python to make .venv with.
+export PYTHON
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo "PYTHON=python3.11 chooses the Python; BAZARUTO_HOME, BAZARUTO_SERVICE_PORT and BAZARUTO_CONTROL_PORT"
+	@echo "let a second copy run beside the first."
+
+up: ## From a clean clone to a running system with a proven backup; again: says what runs
+	@.ci/environment control
+	@$(BIN)/bazaruto up
+
+down: ## Stop all of it; data stays in var/
+	@if [ -x $(BIN)/bazaruto ]; then $(BIN)/bazaruto down; else echo "Nothing is set up here."; fi
+
+status: ## Say what runs, and where
+	@if [ -x $(BIN)/bazaruto ]; then $(BIN)/bazaruto status; else echo "Nothing is set up here: run make up."; fi
+
+clean: ## Stop all of it and remove var/ with all its data, after asking
+	@if [ -x $(BIN)/bazaruto ]; then $(BIN)/bazaruto down --remove-data; else echo "Nothing is set up here."; fi
+
+test: lint ## Run the linters and every test this machine can run, and say what was left out
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+lint: ## ruff, mypy strict, yamllint, ansible-lint (profile production), docs that drifted
+	@.ci/environment dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/yamllint --strict .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint --offline
+	$(BIN)/python docs/generate.py --check
+
+docs: ## Write docs/reference/ anew from the code
+	@.ci/environment dev
+	$(BIN)/python docs/generate.py
+
+bench: ## Measure, as ratios of two things in one run
+	@.ci/environment dev
+	$(BIN)/python -m tests.bench
+
+lock: ## Resolve pyproject.toml into app/requirements/*.txt (hashes, no registry's address)
+	@.ci/environment dev
+	.ci/lock
+
+wheel: ## Build the package into dist/
+	@.ci/environment dev
+	$(BIN)/python -m hatchling build -t wheel

@@ -108,7 +108,7 @@ def status(output: OutputOption = Output.TABLE) -> None:
 
 def env(output: OutputOption = Output.TABLE) -> None:
     """Print what the operations guide's commands need; use it as: eval "$(bazaruto env)"."""
-    console = _console(stderr=True)
+
     with _refusals():
         settings = config.load(local=False)
         variables = local.guide_variables(settings)
