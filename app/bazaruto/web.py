@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,10 +30,12 @@ __all__ = [
     "create_app",
     "decode_cursor",
     "encode_cursor",
+    "from_this_machine",
     "json_body",
     "page",
     "query",
     "request_id",
+    "set_user",
 ]
 
 log = logs.get(__name__)
@@ -40,6 +43,7 @@ Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 
 _WILDCARD = re.compile(r"<(?:(\w+)[^>]*|:[^>]*)>")
+_PROXY_HEADERS = ("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_X_REAL_IP", "HTTP_VIA")
 _RETRY_SOON = {"Retry-After": "1"}
 # SQLSTATEs that say "not now", by their class or whole: 503, because the same request may succeed later.
 _NOT_NOW = {
@@ -66,6 +70,16 @@ def request_id() -> str:
 def set_user(identity: str) -> None:
     """Name who is asking, for the access log."""
     bottle.request.environ["bazaruto.user"] = identity
+
+
+def from_this_machine() -> bool:
+    """Whether the request was made on this machine itself, and not through a proxy on it."""
+    environ = bottle.request.environ
+    try:
+        local = ipaddress.ip_address(environ.get("REMOTE_ADDR", "")).is_loopback
+    except ValueError:
+        return False
+    return local and not any(header in environ for header in _PROXY_HEADERS)
 
 
 class App(bottle.Bottle):
