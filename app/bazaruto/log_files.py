@@ -28,37 +28,50 @@ class LineFile:
         self._lock = threading.Lock()
 
     def write(self, line: bytes) -> None:
-        """Append the line, which ends with a newline."""
+        """Append the line, which ends with a newline.
+
+        No lock is held during the write: it gives up the interpreter, and every other request would queue
+        for that lock (measured: a fifth of the throughput).
+        """
         if self._path is None or self._echo:
             _to_stderr(line)
         if self._path is None:
             return
-        with self._lock:
-            try:
-                if time.monotonic() >= self._next_look:
-                    self._reopen_when_rotated(self._path)
-                written = os.write(self._descriptor, line)
-                if written < len(line):
-                    self._take_back(written)
-            except OSError as error:
-                self._lose(error)
-            else:
-                if self._lost:
-                    self._recovered()
+        try:
+            if time.monotonic() >= self._next_look:
+                self._reopen_when_rotated(self._path)
+            written = os.write(self._descriptor, line)
+            if written < len(line):
+                self._take_back(written)
+        except OSError as error:
+            self._lose(error)
+        else:
+            if self._lost:
+                self._recovered()
 
     def _reopen_when_rotated(self, path: Path) -> None:
-        self._next_look = time.monotonic() + LOOK_SECONDS
-        try:
-            status = path.stat()
-            if self._descriptor >= 0 and (status.st_dev, status.st_ino) == self._inode:
+        with self._lock:
+            if time.monotonic() < self._next_look:
                 return
-        except FileNotFoundError:
-            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            try:
+                status = path.stat()
+                rotated = (status.st_dev, status.st_ino) != self._inode
+            except FileNotFoundError:
+                path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+                rotated = True
+            if rotated:
+                self._open(path)
+            self._next_look = time.monotonic() + LOOK_SECONDS
+
+    def _open(self, path: Path) -> None:
+        """Open the file under the same descriptor as before, because other threads may be writing to it."""
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = descriptor
-        opened = os.fstat(descriptor)
+            os.dup2(descriptor, self._descriptor, inheritable=False)
+            os.close(descriptor)
+        else:
+            self._descriptor = descriptor
+        opened = os.fstat(self._descriptor)
         self._inode = (opened.st_dev, opened.st_ino)
 
     def _take_back(self, written: int) -> None:
@@ -69,16 +82,20 @@ class LineFile:
         raise OSError("no space for the whole line")
 
     def _lose(self, error: OSError) -> None:
-        self._lost += 1
-        if self._lost == 1:
+        with self._lock:
+            self._lost += 1
+            first = self._lost == 1
+        if first:
             _to_stderr(
                 f"bazaruto: {self._path} cannot be written ({error.strerror or error}); "
                 "log lines are lost until there is space and permission again\n".encode()
             )
 
     def _recovered(self) -> None:
-        _to_stderr(f"bazaruto: {self._path} is written again; {self._lost} lines were lost\n".encode())
-        self._lost = 0
+        with self._lock:
+            lost, self._lost = self._lost, 0
+        if lost:
+            _to_stderr(f"bazaruto: {self._path} is written again; {lost} lines were lost\n".encode())
 
 
 def _to_stderr(line: bytes) -> None:
