@@ -86,7 +86,8 @@ class AuthSettings(Section):
 
     token_lifetime: Seconds = 12 * 3600.0
     concurrent_hashes: Annotated[int, Field(ge=1, le=64)] = 2  # one argon2 hash costs 0.1 s and 64 MiB
-    attempts: Annotated[int, Field(ge=1, le=1000)] = 10  # failed logins per e-mail and address in attempts_window
+    attempts: Annotated[int, Field(ge=1, le=1000)] = 10  # failed logins for one e-mail in attempts_window
+    attempts_per_address: Annotated[int, Field(ge=1, le=100_000)] = 50  # failed logins from one address in it
     attempts_window: Seconds = 900.0
 
 
@@ -95,6 +96,13 @@ class JobSettings(Section):
 
     concurrency: Annotated[int, Field(ge=1, le=64)] = 2
     shutdown_grace: Seconds = 30.0  # how long a running job may still take when the worker stops
+
+
+class WebhookSettings(Section):
+    """Deliveries to subscribers."""
+
+    timeout: Seconds = 10.0  # one delivery, from connecting to the last byte of the answer
+    allow_loopback: bool = False  # deliver to this machine too; other private addresses never
 
 
 class DebugSettings(Section):
@@ -135,6 +143,7 @@ class Settings(Section):
     log: LogSettings = LogSettings()
     auth: AuthSettings = AuthSettings()
     jobs: JobSettings = JobSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     debug: DebugSettings = DebugSettings()
 
     @property
