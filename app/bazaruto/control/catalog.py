@@ -21,7 +21,6 @@ NAME = r"^[a-z][a-z0-9_]{0,62}$"
 ENVIRONMENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 LONGEST_TEXT = 4096
 LARGEST_INTEGER = 2**63 - 1
-TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 SCHEMA_TYPES = {
     "str": "string",
     "path": "string",
@@ -106,14 +105,6 @@ class Parameter:
         if isinstance(value, str) and self.pattern and not re.fullmatch(self.pattern, value):
             return f"must match {self.pattern}"
         return None
-
-    def parse(self, text: str) -> Any:
-        """The value that a command line's text stands for; raises ValueError when it stands for none."""
-        if self.type in ("list", "dict") and text.lstrip()[:1] in ("[", "{"):
-            return yaml.safe_load(text)
-        if self.type == "list":
-            return [_parse_scalar(self.elements or "str", item.strip()) for item in text.split(",") if item.strip()]
-        return _parse_scalar(self.type, text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -352,15 +343,3 @@ def _range_problem(value: float, minimum: float | None, maximum: float | None) -
     if maximum is not None and value > maximum:
         return f"must be at most {maximum:g}"
     return None
-
-
-def _parse_scalar(kind: str, text: str) -> Any:
-    if kind == "int":
-        return int(text)
-    if kind == "float":
-        return float(text)
-    if kind == "bool":
-        if text.lower() not in TRUTHS:
-            raise ValueError(f"{text} is neither true nor false")
-        return TRUTHS[text.lower()]
-    return text

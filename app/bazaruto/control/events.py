@@ -24,6 +24,11 @@ class EventPage:
 def resume(connection: Connection[Any], day: datetime.date, run: str) -> int:
     """Make room for a run's events, and say up to which one they are there."""
     connection.execute(SQL.make_partition, {"day": day})
+    return stored(connection, day, run)
+
+
+def stored(connection: Connection[Any], day: datetime.date, run: str) -> int:
+    """Up to which sequence number a run's events are there."""
     row = connection.execute(SQL.last_seq, {"day": day, "run": run}).fetchone()
     return int(row["seq"]) if row else 0
 

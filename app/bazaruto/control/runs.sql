@@ -81,3 +81,10 @@ SELECT count(*) FILTER (WHERE status = 'queued') AS queued,
        count(*) FILTER (WHERE status = 'running') AS running,
        coalesce(extract(epoch FROM clock_timestamp() - min(created_at) FILTER (WHERE status = 'queued')), 0) AS oldest_queued_seconds
 FROM runs WHERE status IN ('queued', 'waiting', 'running');
+
+-- name: running, wherever
+SELECT id, day FROM runs WHERE status = 'running';
+
+-- name: workers_connected, of any node
+SELECT count(*) AS workers
+FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'bazaruto-worker';

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
-from bazaruto.control.cli import local
+from bazaruto import config
+from bazaruto.control import catalog
+from bazaruto.control.cli import local, runs, server
+from bazaruto.control.client import RefusedError, UnreachableError
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Operate Bazaruto.")
 local.register(app)
+runs.register(app)
+server.register(app)
 
 
 def main() -> None:
-    """The entry point `bazaruto`."""
-    app()
+    """The entry point `bazaruto`; an expected failure is a sentence on the standard error."""
+    try:
+        app()
+    except (RefusedError, config.SettingsError, catalog.CatalogueError) as error:
+        _end(str(error), 2)
+    except UnreachableError as error:
+        _end(str(error), 4)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read this has stopped reading; nobody is left to tell
+        sys.exit(1)
+
+
+def _end(sentence: str, code: int) -> None:
+    typer.echo(sentence, err=True)
+    sys.exit(code)

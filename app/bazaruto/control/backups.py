@@ -1,0 +1,142 @@
+"""The backups in the storage, each with what is proven of it. The files are the truth; nothing is cached."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+NAME = re.compile(r"bazaruto_\d{8}_\d{6}")
+
+
+class StorageUnreadableError(Exception):
+    """The backup directory cannot be listed."""
+
+
+class BackupStatus(enum.StrEnum):
+    """What is known of a backup."""
+
+    UNVERIFIED = "unverified"  # its file is whole as far as its size says; no drill has restored it
+    VERIFIED = "verified"  # a drill restored it, and it has not changed since
+    FAILED = "failed"  # not what its manifest says, changed since its drill, or a drill could not restore it
+    MISSING = "missing"  # its manifest is there, its file is not
+
+
+class Backup(BaseModel):
+    """One backup of the service's database."""
+
+    name: str
+    kind: str = "database"
+    created_at: datetime.datetime | None
+    size_bytes: int | None
+    sha256: str | None
+    status: BackupStatus
+    status_reason: str | None = Field(description="Why it is failed or missing")
+    verified_at: datetime.datetime | None
+    proof: dict[str, Any] | None = Field(description="What the last drill found")
+    rows: dict[str, int] | None = Field(description="Rows by table, counted in the dump's own snapshot")
+    run: str | None = Field(description="The run that made it")
+
+
+def page(directory: Path, before: str | None, limit: int) -> tuple[list[Backup], str | None]:
+    """Backups, newest first, and the name to ask before for the next page."""
+    names = [name for name in _names(directory) if before is None or name < before]
+    shown = [read(directory, name) for name in names[:limit]]
+    return shown, names[limit - 1] if len(names) > limit else None
+
+
+def read(directory: Path, name: str) -> Backup:
+    """One backup as it lies there now."""
+    manifest, proof = _json(directory / f"{name}.json"), _json(directory / "proofs" / f"{name}.json")
+    try:
+        file: os.stat_result | None = (directory / f"{name}.dump").stat()
+    except FileNotFoundError:
+        file = None
+    status, reason = _judge(name, file, manifest, proof)
+    known, proven = manifest or {}, proof or {}
+    return Backup(
+        name=name,
+        created_at=_moment(known.get("created_at")) or _moment_of_name(name),
+        size_bytes=file.st_size if file else _whole(known.get("size_bytes")),
+        sha256=known.get("sha256") if isinstance(known.get("sha256"), str) else None,
+        status=status,
+        status_reason=reason,
+        verified_at=_moment(proven.get("verified_at")) if status is BackupStatus.VERIFIED else None,
+        proof=proof,
+        rows=_rows(known.get("rows")),
+        run=str(known["run"]) if known.get("run") else None,
+    )
+
+
+def _judge(
+    name: str, file: os.stat_result | None, manifest: Mapping[str, Any] | None, proof: Mapping[str, Any] | None
+) -> tuple[BackupStatus, str | None]:
+    if file is None:
+        return BackupStatus.MISSING, f"{name}.dump is gone, only its manifest is left"
+    if manifest is None or manifest.get("name") != name:
+        return BackupStatus.FAILED, f"its manifest {name}.json is not there or cannot be read"
+    if file.st_size != manifest.get("size_bytes"):
+        return BackupStatus.FAILED, f"it has {file.st_size} bytes, its manifest says {manifest.get('size_bytes')}"
+    if proof is None:
+        return BackupStatus.UNVERIFIED, None
+    return _judge_proof(file, proof)
+
+
+def _judge_proof(file: os.stat_result, proof: Mapping[str, Any]) -> tuple[BackupStatus, str | None]:
+    if proof.get("status") != "verified":
+        return BackupStatus.FAILED, str(proof.get("error") or "a drill could not restore it")
+    if (proof.get("size_bytes"), proof.get("mtime_ns")) != (file.st_size, file.st_mtime_ns):
+        return BackupStatus.FAILED, "changed since it was verified"
+    return BackupStatus.VERIFIED, None
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        found = {
+            path.stem for path in directory.iterdir() if path.suffix in (".dump", ".json") and NAME.fullmatch(path.stem)
+        }
+    except OSError as error:
+        raise StorageUnreadableError(
+            f"The backup directory {directory} cannot be read: {error.strerror}. Mend it, or set backup_directory."
+        ) from error
+    return sorted(found, reverse=True)
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # its absence is what the status then says
+    return value if isinstance(value, dict) else None
+
+
+def _moment(value: object) -> datetime.datetime | None:
+    try:
+        moment = datetime.datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None  # a manifest is only believed where it can be read
+    return moment.astimezone(datetime.UTC) if moment else None
+
+
+def _moment_of_name(name: str) -> datetime.datetime | None:
+    try:
+        return datetime.datetime.strptime(name, "bazaruto_%Y%m%d_%H%M%S").replace(tzinfo=datetime.UTC)
+    except ValueError:
+        return None  # 99 o'clock: the name was not given by us
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _rows(value: object) -> dict[str, int] | None:
+    if not isinstance(value, Mapping):
+        return None
+    return {str(table): count for table, count in value.items() if isinstance(count, int)}

@@ -1,0 +1,150 @@
+"""The OpenAPI 3.1 document, from the same list of endpoints that the API serves."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from bazaruto import __version__
+
+REFERENCE = "#/components/schemas/{model}"
+
+
+class WrongField(BaseModel):
+    """One wrong field of an input."""
+
+    field: str
+    message: str
+
+
+class ProblemAnswer(BaseModel):
+    """Every error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    request_id: str
+    errors: list[WrongField] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Endpoint:
+    """One thing the API answers."""
+
+    method: str
+    path: str  # with {names}
+    summary: str
+    answer: type[BaseModel] | None  # None: an object without a fixed shape
+    listed: bool = False  # the answer is {"items": […], "next": …}
+    status: int = 200
+    body: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    errors: tuple[int, ...] = ()
+    public: bool = False  # needs no token
+
+    @property
+    def route(self) -> str:
+        """The same path as bottle writes it."""
+        return self.path.replace("{", "<").replace("}", ">")
+
+
+def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+    """The whole document."""
+    models = {endpoint.answer for endpoint in endpoints} | {endpoint.body for endpoint in endpoints} | {ProblemAnswer}
+    wanted = sorted((model for model in models if model is not None), key=lambda model: model.__name__)
+    _, schemas = models_json_schema(
+        [(model, "validation" if any(e.body is model for e in endpoints) else "serialization") for model in wanted],
+        ref_template=REFERENCE,
+    )
+    paths: dict[str, Any] = {}
+    for endpoint in endpoints:
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Bazaruto control plane", "version": __version__},
+        "paths": paths,
+        "components": {
+            "schemas": schemas["$defs"],
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"token": []}],
+    }
+
+
+def _operation(endpoint: Endpoint) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "summary": endpoint.summary,
+        "operationId": _identifier(endpoint),
+        "parameters": [*_path_parameters(endpoint), *_query_parameters(endpoint)],
+        "responses": _responses(endpoint),
+    }
+    if endpoint.body:
+        schema = {"$ref": REFERENCE.format(model=endpoint.body.__name__)}
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    if endpoint.public:
+        operation["security"] = []
+    return operation
+
+
+def _responses(endpoint: Endpoint) -> dict[str, Any]:
+    problem = {"application/problem+json": {"schema": {"$ref": REFERENCE.format(model="ProblemAnswer")}}}
+    errors = sorted({*endpoint.errors, *(() if endpoint.public else (401, 503))})
+    return {
+        str(endpoint.status): {
+            "description": HTTPStatus(endpoint.status).phrase,
+            "content": {"application/json": {"schema": _answer_schema(endpoint)}},
+        },
+        **{str(status): {"description": HTTPStatus(status).phrase, "content": problem} for status in errors},
+    }
+
+
+def _answer_schema(endpoint: Endpoint) -> dict[str, Any]:
+    if endpoint.answer is None:
+        return {"type": "object"}
+    one = {"$ref": REFERENCE.format(model=endpoint.answer.__name__)}
+    if not endpoint.listed:
+        return one
+    return {
+        "type": "object",
+        "required": ["items", "next"],
+        "properties": {"items": {"type": "array", "items": one}, "next": {"type": ["string", "null"]}},
+    }
+
+
+def _path_parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
+    names = [part.strip("{}") for part in endpoint.path.split("/") if part.startswith("{")]
+    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+
+
+def _query_parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
+    if endpoint.query is None:
+        return []
+    schema = endpoint.query.model_json_schema()
+    kinds = schema.get("$defs", {})
+    parameters = []
+    for name, field in schema["properties"].items():
+        shape = {key: value for key, value in field.items() if key not in ("title", "description")}
+        parameter = {"name": name, "in": "query", "required": False, "schema": _inlined(shape, kinds)}
+        parameters.append({**parameter, **({"description": field["description"]} if "description" in field else {})})
+    return parameters
+
+
+def _inlined(shape: Any, kinds: dict[str, Any]) -> Any:
+    """The schema with its references replaced by what they refer to."""
+    if isinstance(shape, dict):
+        if "$ref" in shape:
+            return _inlined(kinds[shape["$ref"].rpartition("/")[2]], kinds)
+        return {key: _inlined(value, kinds) for key, value in shape.items()}
+    return [_inlined(item, kinds) for item in shape] if isinstance(shape, list) else shape
+
+
+def _identifier(endpoint: Endpoint) -> str:
+    words = [part.strip("{}") for part in endpoint.path.replace(".", "_").split("/") if part not in ("", "api", "v1")]
+    return "_".join([endpoint.method.lower(), *words])
