@@ -19,6 +19,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psycopg
@@ -193,13 +194,18 @@ def stop_cluster(cluster: Cluster, grace_seconds: float = STOP_SECONDS) -> bool:
 def ensure_role(cluster: Cluster, role: str, database: str) -> None:
     """See that `role` can log in with its password, and owns `database`; nothing else is granted."""
     password = password_of(cluster, role)
-    with psycopg.connect(cluster.url(), autocommit=True) as connection:
+    with connect(cluster) as connection:
         if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [role]).rowcount:
             statement = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}")
             connection.execute(statement.format(sql.Identifier(role), sql.Literal(password)))
         if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [database]).rowcount:
             statement = sql.SQL("CREATE DATABASE {} OWNER {}")
             connection.execute(statement.format(sql.Identifier(database), sql.Identifier(role)))
+
+
+def connect(cluster: Cluster, **parameters: Any) -> psycopg.Connection[tuple[Any, ...]]:
+    """A connection as superuser. The empty password keeps libpq from taking PGPASSWORD before the passfile."""
+    return psycopg.connect(cluster.url(), autocommit=True, password="", **parameters)
 
 
 def password_of(cluster: Cluster, role: str) -> str:
@@ -331,6 +337,7 @@ def _clear_remains(cluster: Cluster) -> None:
     ]
     for identity in left:
         processes.send(identity, signal.SIGQUIT)
+        processes.send(identity, signal.SIGCONT)
     for identity in processes.wait_all(left, time.monotonic() + 5.0):
         processes.send(identity, signal.SIGKILL)
     processes.wait_all(left, time.monotonic() + processes.KILL_SECONDS)
@@ -349,7 +356,7 @@ def _await_cluster(cluster: Cluster, identity: ProcessIdentity) -> None:
 
 def _answers(cluster: Cluster) -> bool:
     try:
-        psycopg.connect(cluster.url(), connect_timeout=5).close()
+        connect(cluster, connect_timeout=5).close()
     except psycopg.OperationalError as error:
         if "password authentication failed" in str(error):
             raise EmbeddedError(
