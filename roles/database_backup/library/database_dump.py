@@ -193,6 +193,7 @@ class Dump:
                     "rows": contents.rows_per_table(session),
                     "constraints": contents.rules(session),
                     "roles": contents.roles(session),
+                    "database_bytes": one(session, statements.DATABASE_SIZE, self.options["database"])[0],
                     "properties": contents.database_properties(session, self.options["database"]),
                 }
                 pg_dump.wait()

@@ -25,8 +25,14 @@ _PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
 
 
 def table_name(schema: str, table: str) -> str:
-    """How a table is called in manifests and results: its schema only when that is not public."""
-    return table if schema == "public" else f"{schema}.{table}"
+    """How a table is called in manifests and results: with its schema only when that is not public."""
+    return table if schema == "public" and "." not in table else f"{schema}.{table}"
+
+
+def schema_and_table(name: str) -> tuple[str, str]:
+    """The two parts of what table_name made."""
+    schema, dot, table = name.partition(".")
+    return (schema, table) if dot else ("public", name)
 
 
 def tables(session: psycopg.Connection[Any]) -> list[tuple[str, str, int]]:

@@ -80,7 +80,7 @@ def running(
             stderr=stderr,
             umask=umask,
             cwd="/",
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         try:
             yield Running(process, stderr, os.path.basename(argv[0]))
@@ -120,5 +120,6 @@ def last_words(said: str, limit: int = 600) -> str:
     return " ".join(said.split())[-limit:] or "(it said nothing)"
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """For preexec_fn: the kernel kills the child when this process ends, however it ends."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

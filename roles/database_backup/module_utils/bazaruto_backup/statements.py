@@ -159,3 +159,12 @@ END_SESSIONS = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
  WHERE datname = ANY(%s) AND pid <> ALL(%s)
 """
+
+# Roles that this cluster lacks, of those that are named.
+MISSING_ROLES = "SELECT name FROM unnest(%s::text[]) AS name WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name)"
+
+# Whether the service's function that holds a restored database's jobs is there.
+HAS_HOLD_JOBS = "SELECT to_regprocedure('public.hold_jobs()') IS NOT NULL"
+
+# Move what waits in the job queue aside, until somebody releases or drops it.
+HOLD_JOBS = "SELECT public.hold_jobs()"

@@ -31,10 +31,15 @@ MANIFEST_KEYS = {
     "size_bytes": int,
     "sha256": str,
     "server_version": str,
+    "database_bytes": int,
     "rows": dict,
     "constraints": dict,
     "roles": list,
     "properties": dict,
+}
+_PROPERTY_KEYS = {
+    *("owner", "encoding", "collate", "ctype", "locale_provider", "locale", "connection_limit", "comment"),
+    *("tablespace", "has_grants", "grants", "settings"),
 }
 RESERVE_BYTES = 4 * 1024 * 1024
 
@@ -203,6 +208,8 @@ def read_manifest(directory: Path, name: str) -> tuple[dict[str, Any] | None, st
     if manifest is None:
         return None, f"its manifest {path.name} is {'not readable' if path.exists() else 'not there'}"
     wrong = [key for key, kind in MANIFEST_KEYS.items() if not isinstance(manifest.get(key), kind)]
+    wrong += sorted(f"properties.{key}" for key in _PROPERTY_KEYS - set(manifest.get("properties") or ()))
+    wrong += [] if all(isinstance(role, str) and role for role in manifest.get("roles") or ()) else ["roles"]
     if wrong:
         return None, f"its manifest {path.name} lacks {', '.join(wrong)}"
     if manifest["format"] > MANIFEST_FORMAT:

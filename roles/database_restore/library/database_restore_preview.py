@@ -1,0 +1,120 @@
+#!/usr/bin/python
+"""Say what a restore, or its undo, would lose."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: database_restore_preview
+short_description: Say what replacing the live database would lose
+description:
+  - Reads how old a backup is and counts the rows of the live database that are newer; changes nothing.
+options:
+  connection:
+    description: How PostgreSQL is reached, as a superuser.
+    type: dict
+    required: true
+    suboptions:
+      host: {description: Socket directory or host name., type: str, default: /var/run/postgresql}
+      port: {description: Port., type: int, default: 5432}
+      user: {description: Superuser., type: str, default: postgres}
+      passfile: {description: libpq's password file; empty for peer authentication., type: str, default: ""}
+      bin_directory: {description: Directory of PostgreSQL's programs; empty for PATH., type: str, default: ""}
+  database:
+    description: The live database.
+    type: str
+    required: true
+  run:
+    description: "The run, C(YYYYmmdd-HHMMSS) or C(YYYYmmdd-HHMMSS-xxxxxx): it becomes part of database names."
+    type: str
+    required: true
+  of:
+    description: What is to be previewed.
+    type: str
+    choices: [restore, undo]
+    default: restore
+  name:
+    description: The backup, as shown.
+    type: str
+    default: ""
+  status:
+    description: What is known of the backup.
+    type: str
+    default: unverified
+  created_at:
+    description: Of when the backup's data is; empty when it does not say.
+    type: str
+    default: ""
+  keep_writes:
+    description: Whether the restore would let writes go on.
+    type: bool
+    default: false
+  keep_previous:
+    description: How many replaced databases stay.
+    type: int
+    default: 2
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
+author: Bazaruto Ops
+requirements: ["psycopg >= 3.1"]
+"""
+
+EXAMPLES = r"""
+- name: Say what the restore would lose
+  database_restore_preview:
+    connection: {host: /var/run/postgresql}
+    database: bazaruto
+    run: 20261123-154142
+    name: bazaruto_20261123_120000
+    created_at: "2026-11-23T12:00:00Z"
+"""
+
+RETURN = r"""
+lines:
+  description: Sentences for a person.
+  returned: success
+  type: list
+newer_rows:
+  description: Rows a table of the live database that are newer; null when there is nothing to compare.
+  returned: success
+  type: dict
+previous:
+  description: Databases that earlier restores replaced, the newest first.
+  returned: success
+  type: list
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.bazaruto_backup.connection import CONNECTION, require_psycopg
+from ansible.module_utils.bazaruto_backup.refusal import Refused
+from ansible.module_utils.bazaruto_restore import preview
+
+
+def main() -> None:
+    """Read the arguments, look, and answer Ansible."""
+    module = AnsibleModule(
+        argument_spec={
+            "connection": CONNECTION,
+            "database": {"type": "str", "required": True},
+            "run": {"type": "str", "required": True},
+            "of": {"type": "str", "choices": ["restore", "undo"], "default": "restore"},
+            "name": {"type": "str", "default": ""},
+            "status": {"type": "str", "default": "unverified"},
+            "created_at": {"type": "str", "default": ""},
+            "keep_writes": {"type": "bool", "default": False},
+            "keep_previous": {"type": "int", "default": 2},
+        },
+        supports_check_mode=True,
+    )
+    require_psycopg(module)
+    try:
+        look = preview.of_undo if module.params["of"] == "undo" else preview.of_restore
+        answer = look(module.params)
+    except Refused as error:
+        module.fail_json(msg=f"{error}.")
+    module.exit_json(changed=False, **answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Say what replacing the live database would lose, before anything is touched."""
+
+from __future__ import annotations
+
+import datetime
+from typing import TYPE_CHECKING, Any
+
+from ansible.module_utils.bazaruto_backup import contents, statements, storage
+from ansible.module_utils.bazaruto_backup.connection import Server, one
+from ansible.module_utils.bazaruto_restore import replacing, swap
+
+try:
+    from psycopg import sql
+except ImportError:
+    # connection.require_psycopg has the sentence for this
+    sql = None
+
+if TYPE_CHECKING:
+    import psycopg
+
+
+def of_restore(options: dict[str, Any]) -> dict[str, Any]:
+    """The backup's age, what the live database has that the backup has not, and which kept databases would go."""
+    names = swap.Names(options["database"], options["run"])
+    server = Server(options["connection"], f"bazaruto restore preview {options['run']}")
+    lines = [_age_line(options)]
+    with server.connect(swap.MAINTENANCE_DATABASE) as session:
+        newer = _newer_rows(server, session, names.live, options["created_at"])
+        previous = swap.previous(session, names.live)
+    lines.append(_newer_line(names.live, newer, "after the backup", names.kept))
+    if options["keep_writes"]:
+        lines.append("keep_writes: what is written while the restore runs is taken, and then lost in the same way.")
+    else:
+        lines.append(f"From the copy's start to the swap {names.live} takes no writes: the service answers them with 503.")
+    dropped = replacing.removable([names.kept, *previous], options["keep_previous"])
+    if dropped:
+        lines.append(f"Afterwards these databases, kept by earlier restores, are removed: {', '.join(dropped)}.")
+    return {"lines": lines, "newer_rows": newer, "previous": previous, "kept": names.kept}
+
+
+def of_undo(options: dict[str, Any]) -> dict[str, Any]:
+    """Which database would come back, and what was made since it was replaced."""
+    names = swap.Names(options["database"], options["run"])
+    server = Server(options["connection"], f"bazaruto restore_undo preview {options['run']}")
+    with server.connect(swap.MAINTENANCE_DATABASE) as session:
+        previous = swap.previous(session, names.live)
+        if not previous:
+            return {"lines": [f"There is nothing to undo: no database {names.live}_before_… is kept."], "previous": []}
+        run = previous[0].removeprefix(f"{names.live}_before_")
+        since = datetime.datetime.strptime(run[:15], "%Y%m%d_%H%M%S").replace(tzinfo=datetime.timezone.utc)
+        newer = _newer_rows(server, session, names.live, storage.show_time(since))
+    lines = [
+        f"{previous[0]}, replaced by the run {run}, becomes {names.live} again.",
+        _newer_line(names.live, newer, "since that run began", names.kept),
+    ]
+    return {"lines": lines, "newer_rows": newer, "previous": previous, "run": run}
+
+
+def _age_line(options: dict[str, Any]) -> str:
+    if not options["created_at"]:
+        return f"{options['name']} is an archive of the guide's script: it does not say of when its data is."
+    age = datetime.datetime.now(datetime.timezone.utc) - storage.parse_time(options["created_at"])
+    known = "verified by a drill" if options["status"] == "verified" else f"{options['status']}: no drill has proven it"
+    return (
+        f"{options['name']} is {storage.show_age(age.total_seconds())} old "
+        f"(made {options['created_at']}, {known})."
+    )
+
+
+def _newer_rows(
+    server: Server, session: psycopg.Connection[Any], live: str, created_at: str
+) -> dict[str, int] | None:
+    """Rows per table made after that moment; None when there is no such database, or no such moment."""
+    if not created_at or contents.database_properties(session, live) is None:
+        return None
+    newer = {}
+    with server.connect(live) as inside:
+        for schema, table in inside.execute(statements.TABLES_WITH_CREATED_AT).fetchall():
+            count = sql.SQL("SELECT count(*) FROM {} WHERE created_at > {}")
+            statement = count.format(sql.Identifier(schema, table), sql.Literal(created_at))
+            if rows := int(one(inside, statement)[0]):
+                newer[contents.table_name(schema, table)] = rows
+    return newer
+
+
+def _newer_line(live: str, newer: dict[str, int] | None, when: str, kept: str) -> str:
+    if newer is None:
+        return f"What is newer in {live} is not known: there is no such database, or no moment to compare with."
+    if not newer:
+        return f"No row of {live} was made {when}."
+    counts = ", ".join(f"{rows} of {table}" for table, rows in newer.items())
+    return f"Rows of {live} made {when}: {counts}. They stay readable in {kept}."

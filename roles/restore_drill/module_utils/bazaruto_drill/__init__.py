@@ -1,0 +1,1 @@
+"""What the drill alone needs: a PostgreSQL cluster to throw away."""
