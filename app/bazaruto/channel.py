@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from bazaruto.server import Server
 
 LINGER_SECONDS = 2.0  # after a refusal: how long what the client still sends is read and thrown away
+_serving = threading.local()
 UNKNOWN = "-"  # method and path of what was refused before they could be read
 
 
@@ -113,6 +115,7 @@ class Channel(HTTPChannel):
         self.excess = False
         super().__init__(server, sock, addr, adj, map=map)
         self.excess = server.is_full()
+        server.loop.update(self._fileno, self)
 
     @property
     def idle(self) -> bool:
@@ -157,31 +160,27 @@ class Channel(HTTPChannel):
             self.requests.append(request)
             self.server.add_task(self)
 
+    def del_channel(self, map: Any = None) -> None:
+        """Leave the server's loop."""
+        self.server.loop.forget(self._fileno)
+        super().del_channel(map)
+
     def service(self) -> None:
         """Answer one request, in a thread of a lane."""
+        _serving.channel = self
         try:
             super().service()
         finally:
+            _serving.channel = None
             self.idle_since = time.monotonic()
 
-    def readable(self) -> bool:
-        """Whether the loop shall read."""
-        return self.lingering or bool(super().readable())
-
-    def handle_read(self) -> None:
-        """Read a request, or what is sent after a refusal."""
-        if not self.lingering:
-            super().handle_read()
-            return
-        try:
-            self.recv(65536)  # on the client's end wasyncore closes the connection
-        except OSError:
-            self.handle_close()
+    @property
+    def settled(self) -> bool:
+        """Whether the loop, which listens to this channel anyway, has nothing to do for it."""
+        return not (self.total_outbufs_len or self.close_when_flushed or self.will_close or self.requests)
 
     def handle_write(self) -> None:
         """Send what waits; after a refusal, half-close first, or the client may never see it."""
-        if self.lingering:
-            return
         if self.linger and self.close_when_flushed and not self.will_close:
             self._flush_exception(self._flush_some)
             if not self.total_outbufs_len and not self.will_close:
@@ -189,14 +188,25 @@ class Channel(HTTPChannel):
                 return
         super().handle_write()
 
-    def writable(self) -> bool:
-        """Whether the loop shall write."""
-        return not self.lingering and bool(super().writable())
-
     def _begin_linger(self) -> None:
+        """From here on only read and throw away. waitress' own methods stay as they are for all others."""
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             self.handle_close()
             return
         self.linger_until = time.monotonic() + LINGER_SECONDS
+        self.readable = lambda: True
+        self.writable = lambda: False
+        self.handle_read = self._throw_away
+
+    def _throw_away(self) -> None:
+        try:
+            self.recv(65536)  # at the client's end wasyncore closes the connection
+        except OSError:
+            self.handle_close()
+
+
+def channel_in_service() -> Channel | None:
+    """The connection whose request this thread is answering."""
+    return getattr(_serving, "channel", None)

@@ -6,13 +6,15 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
 
+LINES_A_WRITE = 64
 LOOK_SECONDS = 1.0  # how often it is looked whether the file was rotated away
 
 
 class LineFile:
-    """Appends lines, each in one write(2) with O_APPEND; without a path they go to stderr.
+    """Appends lines, whole lines in one write(2) with O_APPEND; without a path they go to stderr.
 
     A line that cannot be written is dropped, because a full disk must not fail requests; stderr hears of it
     once, and again when lines can be written.
@@ -25,77 +27,75 @@ class LineFile:
         self._inode = (0, 0)
         self._next_look = 0.0
         self._lost = 0
-        self._lock = threading.Lock()
+        self._waiting: deque[bytes] = deque()
+        self._writing = threading.Lock()
 
     def write(self, line: bytes) -> None:
-        """Append the line, which ends with a newline.
+        """Append the line, which ends with a newline, before this returns; under load another thread does it.
 
-        No lock is held during the write: it gives up the interpreter, and every other request would queue
-        for that lock (measured: a fifth of the throughput).
+        Threads never wait for each other here: os.write gives up the interpreter, and a queue for a lock held
+        meanwhile cost four fifths of the throughput. Who comes while one writes leaves the line with it.
         """
         if self._path is None or self._echo:
             _to_stderr(line)
         if self._path is None:
             return
+        self._waiting.append(line)
+        while self._waiting and self._writing.acquire(blocking=False):
+            try:
+                self._write_waiting(self._path)
+            finally:
+                self._writing.release()
+
+    def _write_waiting(self, path: Path) -> None:
+        lines: list[bytes] = []
+        while self._waiting and len(lines) < LINES_A_WRITE:
+            lines.append(self._waiting.popleft())
+        if not lines:
+            return
+        text = b"".join(lines)
         try:
             if time.monotonic() >= self._next_look:
-                self._reopen_when_rotated(self._path)
-            written = os.write(self._descriptor, line)
-            if written < len(line):
-                self._take_back(written)
+                self._reopen_when_rotated(path)
+            written = os.write(self._descriptor, text)
+            if written < len(text):
+                self._take_back(text[:written])
         except OSError as error:
-            self._lose(error)
+            self._lose(error, len(lines))
         else:
             if self._lost:
-                self._recovered()
+                _to_stderr(f"bazaruto: {path} is written again; {self._lost} lines were lost\n".encode())
+                self._lost = 0
 
     def _reopen_when_rotated(self, path: Path) -> None:
-        with self._lock:
-            if time.monotonic() < self._next_look:
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        try:
+            status = path.stat()
+            if (status.st_dev, status.st_ino) == self._inode:
                 return
-            try:
-                status = path.stat()
-                rotated = (status.st_dev, status.st_ino) != self._inode
-            except FileNotFoundError:
-                path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-                rotated = True
-            if rotated:
-                self._open(path)
-            self._next_look = time.monotonic() + LOOK_SECONDS
-
-    def _open(self, path: Path) -> None:
-        """Open the file under the same descriptor as before, because other threads may be writing to it."""
+        except FileNotFoundError:
+            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         if self._descriptor >= 0:
-            os.dup2(descriptor, self._descriptor, inheritable=False)
-            os.close(descriptor)
-        else:
-            self._descriptor = descriptor
-        opened = os.fstat(self._descriptor)
+            os.close(self._descriptor)
+        self._descriptor = descriptor
+        opened = os.fstat(descriptor)
         self._inode = (opened.st_dev, opened.st_ino)
 
-    def _take_back(self, written: int) -> None:
+    def _take_back(self, written: bytes) -> None:
         """Cut off the part of a line that still fitted on the disk, unless another process wrote after it."""
         end = os.lseek(self._descriptor, 0, os.SEEK_CUR)
         if os.fstat(self._descriptor).st_size == end:
-            os.ftruncate(self._descriptor, end - written)
-        raise OSError("no space for the whole line")
+            os.ftruncate(self._descriptor, end - len(written) + written.rfind(b"\n") + 1)
+        raise OSError("no space for whole lines")
 
-    def _lose(self, error: OSError) -> None:
-        with self._lock:
-            self._lost += 1
-            first = self._lost == 1
-        if first:
+    def _lose(self, error: OSError, lines: int) -> None:
+        if not self._lost:
             _to_stderr(
                 f"bazaruto: {self._path} cannot be written ({error.strerror or error}); "
                 "log lines are lost until there is space and permission again\n".encode()
             )
-
-    def _recovered(self) -> None:
-        with self._lock:
-            lost, self._lost = self._lost, 0
-        if lost:
-            _to_stderr(f"bazaruto: {self._path} is written again; {lost} lines were lost\n".encode())
+        self._lost += lines
 
 
 def _to_stderr(line: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 import time
@@ -23,6 +24,8 @@ from bazaruto.redaction import redact, redacted
 
 LEVELS = {"debug": 10, "info": 20, "warn": 30, "error": 40, "fatal": 50}
 LEVEL_CHECK_SECONDS = 1.0  # how often the level file is looked at, at most
+
+_PLAIN = re.compile(r"[A-Za-z0-9/_.~@:+-]*")
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
@@ -176,6 +179,8 @@ def authentication_failed(*, email: str, client: str, reason: str) -> None:
 
 def encoded(text: str, encoding: str = "utf-8") -> str:
     """Percent-encoded, so that no space, '=', quote or control character of a client's is left."""
+    if len(text) <= 1024 and _PLAIN.fullmatch(text):
+        return text
     return quote(text[:1024], safe="/@:+", encoding=encoding, errors="replace")
 
 

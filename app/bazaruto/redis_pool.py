@@ -39,7 +39,8 @@ class Pool(BlockingConnectionPool):
         self._given = 0
         self._counting = threading.Lock()
         self._ended = threading.Event()
-        super().__init__(**rest)
+        parent: Any = super()  # redis-py's pools have no types
+        parent.__init__(**rest)
         self._caretaker = threading.Thread(target=self._care_for_ever, name="redis-pool", daemon=True)
         self._caretaker.start()
 
@@ -55,7 +56,8 @@ class Pool(BlockingConnectionPool):
 
     def get_connection(self, *_: Any, **__: Any) -> Any:
         """A connection that is open and young enough."""
-        connection = super().get_connection()
+        parent: Any = super()
+        connection = parent.get_connection()
         with self._counting:
             self._given += 1
         try:
@@ -69,7 +71,8 @@ class Pool(BlockingConnectionPool):
         """Take a connection back."""
         with self._counting:
             self._given = max(0, self._given - 1)
-        super().release(connection)
+        parent: Any = super()
+        parent.release(connection)
 
     def close(self) -> None:
         """Close every connection and let the caretaker go."""
@@ -78,7 +81,7 @@ class Pool(BlockingConnectionPool):
 
     def care(self) -> None:
         """Look after each idle connection once: its age, its life, and that there are enough of them."""
-        for connection in list(self._get_free_connections()):
+        for connection in self._idle():
             if not self._take(connection):
                 continue  # somebody uses it: it is well
             try:
@@ -120,6 +123,10 @@ class Pool(BlockingConnectionPool):
             connection.connect()
         if sock is not connection._sock:
             self._born[connection] = (connection._sock, now)
+
+    def _idle(self) -> list[Any]:
+        with self.pool.mutex:
+            return [connection for connection in self.pool.queue if connection is not None]
 
     def _take(self, connection: Any) -> bool:
         with self.pool.mutex:

@@ -44,6 +44,8 @@ StartResponse = Callable[..., Any]
 
 _WILDCARD = re.compile(r"<(?:(\w+)[^>]*|:[^>]*)>")
 _PROXY_HEADERS = ("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_X_REAL_IP", "HTTP_VIA")
+_NO_SNIFFING = ("X-Content-Type-Options", "nosniff")
+_NO_STORE = ("Cache-Control", "no-store")
 _RETRY_SOON = {"Retry-After": "1"}
 # SQLSTATEs that say "not now", by their class or whole: 503, because the same request may succeed later.
 _NOT_NOW = {
@@ -104,12 +106,9 @@ class App(bottle.Bottle):
         def begin(line: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             nonlocal status
             status = int(line[:3])
-            headers += (
-                ("X-Request-Id", identity),
-                ("X-Content-Type-Options", "nosniff"),
-            )
-            if not any(name == "Cache-Control" for name, _ in headers):
-                headers.append(("Cache-Control", "no-store"))
+            headers += (("X-Request-Id", identity), _NO_SNIFFING)
+            if "Cache-Control" not in bottle.response:
+                headers.append(_NO_STORE)
             return start_response(line, headers, exc_info)
 
         raw_path = environ["PATH_INFO"]
@@ -252,6 +251,7 @@ def _path_problem(raw_path: str) -> Problem | None:
 
 
 def _direct(problem: Problem, environ: Environ, begin: StartResponse) -> list[bytes]:
+    bottle.response.bind()  # or it would be the one of this thread's last request
     body = problem.body(_instance(environ), request_id())
     headers = [("Content-Type", problems.CONTENT_TYPE), ("Content-Length", str(len(body)))]
     begin(f"{problem.status} {problems.phrase(problem.status)}", headers)
