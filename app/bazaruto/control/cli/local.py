@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import json
+import os
 import shlex
 import shutil
 import time
@@ -22,6 +23,8 @@ from bazaruto.control.local import Installation
 from bazaruto.control.local_first_backup import FirstBackup
 from bazaruto.processes import ProcessesLeftError
 from bazaruto.server_user import EmbeddedError
+
+MISLEADING = frozenset({"PGPASSWORD", "PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE", "PGOPTIONS"})
 
 
 class Output(enum.StrEnum):
@@ -115,6 +118,9 @@ def env(output: OutputOption = Output.TABLE) -> None:
         if output is Output.JSON:
             _print_json(variables)
             return
+        # libpq takes these before the passfile, or instead of the arguments that the guide gives.
+        for name in sorted(MISLEADING & os.environ.keys()):
+            typer.echo(f"unset {name}")
         for name, value in variables.items():
             typer.echo(f"export {name}={shlex.quote(value)}")
 
