@@ -269,20 +269,21 @@ def _parameter(name: str, entry: _ParameterEntry, options: Mapping[str, Any]) ->
             re.compile(entry.pattern)
         except re.error as error:
             raise CatalogueError(f"{where}: pattern {entry.pattern} is no regular expression: {error}") from error
+    secret = entry.secret or bool(spec.get("no_log", False))
     return Parameter(
         name=name,
         variable=entry.variable,
         type=kind,
         elements=elements,
         choices=tuple(spec.get("choices") or ()),
-        default=None if entry.secret else spec.get("default"),
+        default=None if secret else spec.get("default"),
         description=_sentence(spec.get("description", "")),
         required=bool(spec.get("required", False)) if entry.required is None else entry.required,
         minimum=entry.minimum,
         maximum=entry.maximum,
         pattern=entry.pattern,
         unit=entry.unit,
-        secret=entry.secret or bool(spec.get("no_log", False)),
+        secret=secret,
     )
 
 

@@ -171,9 +171,8 @@ def test_the_supervisor_carries_the_run_and_little_else(control_plane: ControlPl
     names = {entry.partition("=")[0] for entry in (proc / "environ").read_text().split("\0") if entry}
     assert "BAZARUTO_RUN_ID" in names
     assert not names & {"BAZARUTO_CONTROL_DATABASE_URL", "BAZARUTO_CONTENT_DIRECTORY", "PYTEST_CURRENT_TEST"}
-    assert str(file) not in " ".join(
-        path.read_text() for path in Path("/proc").glob("[0-9]*/cmdline") if mine(path, run)
-    )
+    command_lines = [(Path("/proc") / str(pid) / "cmdline").read_text() for pid in processes_of(run)]
+    assert not [line for line in command_lines if str(file) in line]
     file.touch()
     assert control_plane.finished(run)["status"] == "succeeded"
 
@@ -235,10 +234,6 @@ def processes_of(run: str) -> list[int]:
         if carries and not dead:
             found.append(int(proc.name))
     return found
-
-
-def mine(cmdline: Path, run: str) -> bool:
-    return int(cmdline.parent.name) in processes_of(run)
 
 
 def database_text(control_plane: ControlPlane) -> str:

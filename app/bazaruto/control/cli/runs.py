@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import shlex
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -220,22 +221,13 @@ def _typed(client: Client, operation: str, given: dict[str, str]) -> dict[str, A
 
 def _value(schema: dict[str, Any], text: str) -> Any:
     """What a text on the command line stands for; the text itself when it stands for nothing of its type."""
-    kind = schema.get("type")
-    if kind == "array" and not text.lstrip().startswith("["):
+    if schema.get("type") == "array" and not text.lstrip().startswith("["):
         return [_value(schema.get("items", {}), item.strip()) for item in text.split(",") if item.strip()]
-    read = {"integer": int, "number": float, "boolean": _truth, "object": json.loads, "array": json.loads}.get(
-        kind, str
-    )
+    read = READERS.get(str(schema.get("type")), str)
     try:
         return read(text)
     except ValueError:
         return text
-
-
-def _truth(text: str) -> bool:
-    if text.lower() not in TRUTHS:
-        raise ValueError(text)
-    return TRUTHS[text.lower()]
 
 
 def _by_hand(request: dict[str, Any]) -> str:
@@ -279,3 +271,18 @@ def _show_list(output: Output, items: list[dict[str, Any]], columns: dict[str, s
 
 def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in TRUTHS:
+        raise ValueError(text)
+    return TRUTHS[text.lower()]
+
+
+READERS: dict[str, Callable[[str], Any]] = {
+    "integer": int,
+    "number": float,
+    "boolean": _truth,
+    "object": json.loads,
+    "array": json.loads,
+}

@@ -1,0 +1,122 @@
+"""`bazaruto` as a person or a script types it: what it prints, and the exit codes of the contract."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from .conftest import ControlPlane
+
+pytestmark = pytest.mark.embedded
+
+
+def test_run_shows_progress_by_task_and_host_and_ends_with_the_result(control_plane: ControlPlane) -> None:
+    done = control_plane.cli("run", "say", "-p", "word=salut", "-p", "count=2", "-p", "loud=true", "-p", "names=a,b")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "Say a word" in lines
+    assert any(re.fullmatch(r"  ✓ localhost  Say the word  ok.*", line) for line in lines)
+    assert any(line.startswith("say in local: succeeded") for line in lines)
+    assert any(re.fullmatch(r" *word +salut *", line) for line in lines)
+
+
+def test_run_with_json_prints_one_document_the_run(control_plane: ControlPlane) -> None:
+    done = control_plane.cli("run", "say", "-e", "local", "-o", "json")
+    run = json.loads(done.stdout)
+    assert (run["status"], run["result"]["word"], done.stderr) == ("succeeded", "hello", "")
+
+
+def test_a_failed_run_exits_with_1_and_says_why(control_plane: ControlPlane) -> None:
+    done = control_plane.cli("run", "fail")
+    assert done.returncode == 1
+    assert "The disk is full: free some space." in done.stdout
+    assert json.loads(control_plane.cli("run", "fail", "-o", "json").stdout)["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["nothing"], ["operation"]),
+        (["say", "-e", "mars"], ["environment"]),
+        (["say", "-p", "count=many", "-p", "word=NO", "-p", "tempo=1"], ["count", "word", "tempo"]),
+        (["say", "-p", "word"], ["-p word"]),
+        (["say", "-p", "word=a", "-p", "word=b"], ["-p word"]),
+        (["raze"], ["confirm"]),
+        (["raze", "--confirm", "production"], ["confirm"]),
+        (["say", "--limit", "@/etc/passwd"], ["limit"]),
+    ],
+)
+def test_a_refused_launch_exits_with_2_and_names_every_field(
+    control_plane: ControlPlane, words: list[str], named: list[str]
+) -> None:
+    done = control_plane.cli("run", *words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert all(name in done.stderr for name in named), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_ended_at_its_limit_exits_with_3(control_plane: ControlPlane, tmp_path: Path) -> None:
+    done = control_plane.cli("run", "brief", "-p", f"file={tmp_path / 'never'}")
+    assert done.returncode == 3
+    assert "timed_out" in done.stdout
+
+
+def test_without_a_control_plane_it_says_so_prints_the_command_and_exits_with_4(control_plane: ControlPlane) -> None:
+    done = control_plane.cli("run", "say", "-p", "word=salut", "-p", "count=2", "--check", BAZARUTO_CONTROL_PORT="1")
+    assert done.returncode == 4
+    assert "does not answer" in done.stderr
+    command = done.stderr.splitlines()[-1]
+    assert "ansible-playbook -i inventories/local playbooks/say.yml --check" in command
+    assert '{"sample_word": "salut", "sample_count": 2}' in command
+    hidden = control_plane.cli("run", "secret", "-p", "password=hunter22", BAZARUTO_CONTROL_PORT="1")
+    assert "hunter22" not in hidden.stderr
+    assert control_plane.cli("runs", BAZARUTO_CONTROL_PORT="1").returncode == 4
+
+
+def test_a_detached_run_is_found_by_runs_show_and_logs(control_plane: ControlPlane) -> None:
+    run = json.loads(control_plane.cli("run", "say", "--detach", "-o", "json").stdout)["id"]
+    followed = control_plane.cli("logs", run, "-f")
+    assert followed.returncode == 0
+    assert "TASK [sample : Say the word]" in followed.stdout
+    assert "PLAY RECAP" in followed.stdout
+    events = json.loads(control_plane.cli("logs", run, "-o", "json").stdout)["events"]
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert json.loads(control_plane.cli("show", run, "-o", "json").stdout)["status"] == "succeeded"
+    shown = control_plane.cli("show", run).stdout
+    assert "accepted from admin" in shown
+    listed = control_plane.cli("runs", "--operation", "say", "--status", "succeeded").stdout
+    assert run in listed
+    assert json.loads(control_plane.cli("runs", "-o", "json", "--limit", "1").stdout)["items"][0]["id"] == run
+
+
+def test_what_is_not_there_is_one_sentence_and_exit_2(control_plane: ControlPlane) -> None:
+    for words in (["show", "20200101-000000-abcdef"], ["logs", "../backups"], ["runs", "--status", "lost"]):
+        done = control_plane.cli(*words)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_operations_and_backups_are_listed(control_plane: ControlPlane) -> None:
+    assert "Say a word and return it" in control_plane.cli("operations").stdout
+    names = {each["name"] for each in json.loads(control_plane.cli("operations", "-o", "json").stdout)["items"]}
+    assert "slow_backup" in names
+    assert isinstance(json.loads(control_plane.cli("backups", "-o", "json").stdout)["items"], list)
+
+
+def test_a_broken_catalogue_is_refused_at_start_by_entry(control_plane: ControlPlane, tmp_path: Path) -> None:
+    (tmp_path / "playbooks").mkdir()
+    (tmp_path / "playbooks" / "operations.yml").write_text(
+        "operations:\n  lost: {summary: x, playbook: lost.yml, effect: read, launch: admin, timeout_seconds: 1}\n"
+    )
+    for command in ("serve", "worker"):
+        done = control_plane.cli(command, BAZARUTO_CONTENT_DIRECTORY=str(tmp_path), BAZARUTO_CONTROL_PORT="1")
+        assert done.returncode == 2
+        assert "operations.lost: playbook: playbooks/lost.yml is not there" in done.stderr
+        assert "Traceback" not in done.stderr
