@@ -92,11 +92,12 @@ class RefusalTask(ErrorTask):
 class AnswerTask(WSGITask):
     """An application's answer; the last of its connection while the server stops or is over its limit."""
 
-    def execute(self) -> None:
-        """Run the application."""
+    def build_response_header(self) -> bytes:
+        """The header, at the moment it is sent."""
         if self.channel.excess or self.channel.server.draining:
             self.set_close_on_finish()
-        super().execute()
+        header: bytes = super().build_response_header()
+        return header
 
 
 class Channel(HTTPChannel):
@@ -112,7 +113,7 @@ class Channel(HTTPChannel):
         self.output_since: float | None = None  # since when output waits for the client
         self.linger = False  # close only after the client had time to read the refusal
         self.linger_until: float | None = None
-        self.excess = False
+        self.excess = True  # until the server found room, so that it is not closed to make room for itself
         super().__init__(server, sock, addr, adj, map=map)
         self.excess = server.is_full()
         server.loop.update(self._fileno, self)
@@ -126,6 +127,11 @@ class Channel(HTTPChannel):
     def lingering(self) -> bool:
         """Whether everything was said, and the client's rest is thrown away."""
         return self.linger_until is not None
+
+    def owes_an_answer(self, since: float) -> bool:
+        """Whether a request is worked on, being sent back, or was begun before this time."""
+        begun = self.request is not None and self.request.started < since
+        return bool(self.requests or self.total_outbufs_len or begun)
 
     def enforce(self, now: float, limits: Any) -> None:
         """End what takes too long. Called in the server's loop."""

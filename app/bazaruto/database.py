@@ -68,9 +68,28 @@ class Connection(psycopg.Connection[DictRow]):
 class Pool(ConnectionPool[Connection]):
     """psycopg's pool; connections are tested when there is a reason to doubt them, not for each request."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._given = 0
+        self._counting = threading.Lock()
+        super().__init__(*arguments, **options)
+
+    @property
+    def in_use(self) -> int:
+        """Connections given away at the moment; psycopg's own figures count those being opened too."""
+        return self._given
+
+    def getconn(self, timeout: float | None = None) -> Connection:
+        """Give a connection away."""
+        connection = super().getconn(timeout)
+        with self._counting:
+            self._given += 1
+        return connection
+
     def putconn(self, conn: Connection) -> None:
         """Take a connection back and remember when."""
         conn.used_at = time.monotonic()
+        with self._counting:
+            self._given -= 1
         super().putconn(conn)
 
 

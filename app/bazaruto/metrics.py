@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
-from psycopg_pool import ConnectionPool
+
+from bazaruto.database import Pool
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER_METHOD = "OTHER"  # one label for every method that is not in METHODS
@@ -80,10 +80,10 @@ class Metrics:
         label = method if method in METHODS else OTHER_METHOD
         self._requests.observe(label, template, status, seconds)
 
-    def watch_database(self, pool: ConnectionPool[Any]) -> None:
+    def watch_database(self, pool: Pool) -> None:
         """Show this pool as database_connections_active and database_connections_max."""
         active = Gauge("database_connections_active", "Connections in use", registry=self.registry)
-        active.set_function(lambda: _in_use(pool))
+        active.set_function(lambda: float(pool.in_use))
         maximum = Gauge("database_connections_max", "Connections the pool may open", registry=self.registry)
         maximum.set_function(lambda: float(pool.max_size))
 
@@ -99,8 +99,3 @@ class Metrics:
     def render(self) -> tuple[bytes, str]:
         """The exposition text and its content type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
-
-
-def _in_use(pool: ConnectionPool[Any]) -> float:
-    statistics = pool.get_stats()
-    return float(max(0, statistics["pool_size"] - statistics["pool_available"]))

@@ -29,6 +29,7 @@ from bazaruto.web import App
 TICK_SECONDS = 0.25  # how often deadlines are looked at
 PROBE_THREADS = 4
 QUICK_THREADS = 2  # for /livez and refusals, which wait for nothing
+NEW_CONNECTION_SECONDS = 0.5  # at a stop: how long a connection without a request is left open
 RESERVED_CONNECTIONS = 64  # above connection_limit, for probes; everything else there is refused
 LIVE_PATH = "/livez"
 
@@ -271,7 +272,8 @@ class Server(TcpWSGIServer):
             if now < self._serve_until:
                 return None
             self._refusing_since = now
-        busy = self._close_idle()
+        self._close_idle(now)
+        busy = sum(channel.owes_an_answer(self._refusing_since) for channel in self.active_channels.values())
         if not busy:
             return 0
         if now >= self._refusing_since + self.limits.drain_timeout:
@@ -279,14 +281,11 @@ class Server(TcpWSGIServer):
             return 1
         return None
 
-    def _close_idle(self) -> int:
-        busy = 0
+    def _close_idle(self, now: float) -> None:
+        """Close kept connections; one just opened has a moment to send its request and hear the refusal."""
         for channel in list(self.active_channels.values()):
-            if channel.idle:
+            if channel.idle and now - channel.idle_since > NEW_CONNECTION_SECONDS:
                 channel.handle_close()
-            else:
-                busy += 1
-        return busy
 
 
 def _unaccounted(_: Served) -> None:
