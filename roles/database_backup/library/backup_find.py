@@ -21,8 +21,8 @@ options:
     default: ""
   purpose:
     description: >-
-      V(restore) takes the newest verified backup when none is named, and refuses a failed one; V(drill) takes the newest,
-      whatever is known of it.
+      V(restore) takes the newest verified backup when none is named, and refuses a failed one; V(drill) takes the
+      newest, whatever is known of it.
     type: str
     choices: [restore, drill]
     required: true
@@ -96,8 +96,8 @@ def choose(directory_name: str, name: str, purpose: str) -> dict[str, Any]:
 def _named(directory: Path, name: str) -> storage.Backup:
     if not storage.NAME.fullmatch(name):
         raise Refused(
-            f"{name!r} is not the name of a backup: write bazaruto_YYYYmmdd_HHMMSS, or NAME.sql.gz for an archive of the "
-            f"guide's script; without a path, it is looked for in {directory}"
+            f"{name!r} is not the name of a backup: write bazaruto_YYYYmmdd_HHMMSS, or NAME.sql.gz for an archive of "
+            f"the guide's script; without a path, it is looked for in {directory}"
         )
     found = storage.read(directory, name)
     if found.status == "missing" and found.manifest is None:
@@ -113,8 +113,8 @@ def _newest(directory: Path, purpose: str) -> storage.Backup:
             return found
     if purpose == "restore" and all_of_them:
         raise Refused(
-            f"none of the {len(all_of_them)} backups in {directory} is verified: prove one with playbooks/restore_drill.yml, "
-            "or name the one you want all the same"
+            f"none of the {len(all_of_them)} backups in {directory} is verified: prove one with "
+            "playbooks/restore_drill.yml, or name the one you want all the same"
         )
     raise Refused(f"there is no backup in {directory}: make one with playbooks/backup.yml")
 

@@ -73,7 +73,7 @@ def main() -> None:
         directory = storage.usable(module.params["directory"], writable=True)
         with storage.storage_lock(directory, "retention of old backups", check_mode=module.check_mode):
             found = storage.backups(directory)
-            now = datetime.datetime.now(datetime.timezone.utc)
+            now = datetime.datetime.now(datetime.UTC)
             removable, kept = decide(found, now=now, days=days, keep=keep)
             if not module.check_mode:
                 for backup in removable:
@@ -83,9 +83,7 @@ def main() -> None:
     gone = [backup.name for backup in removable]
     before = "".join(f"{backup.name}\n" for backup in found)
     after = "".join(f"{backup.name}\n" for backup in found if backup not in removable)
-    module.exit_json(
-        changed=bool(gone), removed=gone, kept_though_old=kept, diff={"before": before, "after": after}
-    )
+    module.exit_json(changed=bool(gone), removed=gone, kept_though_old=kept, diff={"before": before, "after": after})
 
 
 def decide(

@@ -70,7 +70,6 @@ removed:
 import contextlib
 import datetime
 import json
-import os
 import socket
 import time
 from pathlib import Path
@@ -159,7 +158,7 @@ class Dump:
         """Dump, describe, seal; on any failure nothing is left but the sentence."""
         session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         snapshot, created_at = one(session, statements.EXPORT_SNAPSHOT)
-        self.name = created_at.astimezone(datetime.timezone.utc).strftime("bazaruto_%Y%m%d_%H%M%S")
+        self.name = created_at.astimezone(datetime.UTC).strftime("bazaruto_%Y%m%d_%H%M%S")
         self._refuse_taken_name()
         try:
             described = self._dump(session, snapshot)
@@ -202,7 +201,12 @@ class Dump:
         return described
 
     def _dump_roles(self) -> None:
-        argv = [self.paths["pg_dumpall"], *self.server.arguments(), "--roles-only", f"--file={self._partial('.roles.sql')}"]
+        argv = [
+            self.paths["pg_dumpall"],
+            *self.server.arguments(),
+            "--roles-only",
+            f"--file={self._partial('.roles.sql')}",
+        ]
         try:
             programs.run(argv, self.server.environment())
         except programs.ProgramFailed as error:
@@ -238,7 +242,9 @@ class Dump:
             },
             **described,
         }
-        storage.write_private(self.directory / f"{self.name}.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+        storage.write_private(
+            self.directory / f"{self.name}.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n"
+        )
         roles.rename(self.directory / f"{self.name}.roles.sql")
         dump.rename(self.directory / f"{self.name}.dump")
         storage.fsync(self.directory)
@@ -249,10 +255,10 @@ class Dump:
         if not (self.directory / f"{self.name}.dump").exists():
             for ending in (".json", ".roles.sql"):
                 with contextlib.suppress(OSError):
-                    os.unlink(self.directory / f"{self.name}{ending}")
+                    (self.directory / f"{self.name}{ending}").unlink()
         for ending in (".dump", ".json", ".roles.sql"):
             with contextlib.suppress(OSError):
-                os.unlink(self._partial(ending))
+                self._partial(ending).unlink()
 
 
 if __name__ == "__main__":

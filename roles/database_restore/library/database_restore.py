@@ -10,8 +10,8 @@ short_description: Restore a backup into a new database and swap it with the liv
 description:
   - One process does it all, because its sessions hold what must vanish with it - the lock of restores, and the hold on
     the service's writes - should it be killed.
-  - The new database is proven (checksum, table of contents, full restore, rows, constraints, invariants) before it takes
-    the live one's name in one transaction. The one that was live is kept as C(NAME_before_RUN).
+  - The new database is proven (checksum, table of contents, full restore, rows, constraints, invariants) before it
+    takes the live one's name in one transaction. The one that was live is kept as C(NAME_before_RUN).
   - What a killed restore left (C(NAME_restore_…)) is removed.
 options:
   connection:
@@ -34,8 +34,8 @@ options:
     required: true
   path:
     description: >-
-      The backup, a C(.dump) with its manifest beside it, or an archive C(.sql.gz) of the guide's script, which goes into
-      an empty database only.
+      The backup, a C(.dump) with its manifest beside it, or an archive C(.sql.gz) of the guide's script, which goes
+      into an empty database only.
     type: path
     required: true
   invariants:
@@ -81,7 +81,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 restore:
-  description: database, kept, rows, level, checks, held_jobs, seconds, swap_seconds, previous, dropped, leftovers_removed.
+  description: >-
+    database, kept, rows, level, checks, held_jobs, seconds, swap_seconds, previous, dropped, leftovers_removed.
   returned: success
   type: dict
 """

@@ -9,8 +9,8 @@ module: restore_drill
 short_description: Prove a backup by restoring it into a throw-away cluster
 description:
   - Reads the backup from the storage and never the live database, which may be stopped meanwhile.
-  - Checks checksum, table of contents, a full restore, rows, constraints, and the domain's invariants. What was found is
-    written to C(proofs/NAME.json) beside the backup; from then on the backup is verified, or failed.
+  - Checks checksum, table of contents, a full restore, rows, constraints, and the domain's invariants. What was found
+    is written to C(proofs/NAME.json) beside the backup; from then on the backup is verified, or failed.
   - The cluster has no network, no worker, no delivery; it is removed in any case, and so is what a killed drill left.
   - A fault of the machine (no space, no initdb) fails the task, and says nothing about the backup.
 options:
@@ -135,7 +135,14 @@ def prove(options: dict[str, Any], *, check_mode: bool) -> tuple[dict[str, Any],
         if check_mode:
             cluster = scratch.Scratch(options, base)
             _refuse_small_disk(base, before.manifest or {})
-            foreseen = {"status": before.status, "level": "none", "checks": [], "rows": {}, "seconds": 0.0, "error": None}
+            foreseen = {
+                "status": before.status,
+                "level": "none",
+                "checks": [],
+                "rows": {},
+                "seconds": 0.0,
+                "error": None,
+            }
             left = [path.name for path in scratch.leftovers(cluster.directory.parent)]
             return {"backup": before.name, "leftovers_removed": left, **foreseen}, before.status
         with scratch.only_drill(base) as left:
@@ -152,7 +159,7 @@ def _record(options: dict[str, Any], backup: storage.Backup, descriptor: int, ba
         _drill(options, backup, proven, base)
     except proof.Faulty as fault:
         error = f"{fault}"
-    now = os.stat(backup.path)
+    now = backup.path.stat()
     if (now.st_ino, now.st_size, now.st_mtime_ns) != (seen.st_ino, seen.st_size, seen.st_mtime_ns):
         raise Refused(f"{backup.path.name} was changed while it was being proven: drill it again")
     at = storage.utc_now()
@@ -212,7 +219,7 @@ def _refuse_older_server(cluster: scratch.Scratch, manifest: dict[str, Any]) -> 
     theirs = manifest["server_version"].split(".")[0]
     if theirs.isdigit() and int(theirs) > ours:
         raise Refused(
-            f"the backup is from PostgreSQL {theirs}, the drill's postgres in {cluster.bin_directory} is version {ours}: "
+            f"the backup is from PostgreSQL {theirs}, postgres in {cluster.bin_directory} is version {ours}: "
             f"install PostgreSQL {theirs} and set restore_drill_bin_directory"
         )
 
@@ -221,7 +228,9 @@ def _refuse_small_disk(base: Path, manifest: dict[str, Any]) -> None:
     needed = scratch.INITIAL_BYTES + int(1.3 * manifest.get("database_bytes", 0))
     there = base if base.exists() else base.parent
     if not there.is_dir():
-        raise Refused(f"there is no directory {there} to make the drill's {base} in: make it, or set restore_drill_directory")
+        raise Refused(
+            f"there is no directory {there} to make the drill's {base} in: make it, or set restore_drill_directory"
+        )
     storage.refuse_without_space(there, needed, "the drill's throw-away cluster")
 
 

@@ -79,7 +79,12 @@ class Server:
 
     def arguments(self) -> list[str]:
         """The connection as the programs' options; -w: never ask for a password."""
-        return [f"--host={self.options['host']}", f"--port={self.options['port']}", f"--username={self.options['user']}", "-w"]
+        return [
+            f"--host={self.options['host']}",
+            f"--port={self.options['port']}",
+            f"--username={self.options['user']}",
+            "-w",
+        ]
 
     def programs(self, names: list[str], server_major: int) -> dict[str, str]:
         """Paths of programs that are at least as new as the server."""
@@ -89,7 +94,9 @@ class Server:
 def require_psycopg(module: AnsibleModule) -> None:
     """End the module with a sentence when the host's Python has no psycopg 3."""
     if PSYCOPG_ERROR:
-        module.fail_json(msg=missing_required_lib("psycopg", reason="(Debian: python3-psycopg)"), exception=PSYCOPG_ERROR)
+        module.fail_json(
+            msg=missing_required_lib("psycopg", reason="(Debian: python3-psycopg)"), exception=PSYCOPG_ERROR
+        )
 
 
 def server_version(session: psycopg.Connection[Any]) -> tuple[str, int]:

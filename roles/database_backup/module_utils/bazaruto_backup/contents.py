@@ -85,7 +85,8 @@ def create_database(session: psycopg.Connection[Any], name: str, like: dict[str,
     if provider is None:
         raise Refused(f"the locale provider {like['locale_provider']!r} of the backed-up database is not known here")
     words = sql.SQL(
-        "CREATE DATABASE {} TEMPLATE template0 OWNER {} TABLESPACE {} ENCODING {} LC_COLLATE {} LC_CTYPE {} LOCALE_PROVIDER {}"
+        "CREATE DATABASE {} TEMPLATE template0 OWNER {} TABLESPACE {} "
+        "ENCODING {} LC_COLLATE {} LC_CTYPE {} LOCALE_PROVIDER {}"
     ).format(
         *(sql.Identifier(name), sql.Identifier(like["owner"]), sql.Identifier(like["tablespace"])),
         *(sql.Literal(like["encoding"]), sql.Literal(like["collate"]), sql.Literal(like["ctype"])),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import re
 import shutil
 import signal
@@ -12,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import IO
 
 from ansible.module_utils.bazaruto_backup.refusal import Refused
@@ -80,10 +80,10 @@ def running(
             stderr=stderr,
             umask=umask,
             cwd="/",
-            preexec_fn=die_with_parent,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - it only makes one system call
         )
         try:
-            yield Running(process, stderr, os.path.basename(argv[0]))
+            yield Running(process, stderr, Path(argv[0]).name)
         finally:
             if process.poll() is None:
                 process.kill()

@@ -161,7 +161,9 @@ SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 """
 
 # Roles that this cluster lacks, of those that are named.
-MISSING_ROLES = "SELECT name FROM unnest(%s::text[]) AS name WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name)"
+MISSING_ROLES = (
+    "SELECT name FROM unnest(%s::text[]) AS name WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name)"
+)
 
 # Whether the service's function that holds a restored database's jobs is there.
 HAS_HOLD_JOBS = "SELECT to_regprocedure('public.hold_jobs()') IS NOT NULL"

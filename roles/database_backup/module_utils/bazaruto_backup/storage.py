@@ -72,7 +72,7 @@ class Backup:
         if self.manifest:
             with contextlib.suppress(ValueError):
                 return parse_time(self.manifest["created_at"])
-        return datetime.datetime.strptime(self.name, "bazaruto_%Y%m%d_%H%M%S").replace(tzinfo=datetime.timezone.utc)
+        return datetime.datetime.strptime(self.name, "bazaruto_%Y%m%d_%H%M%S").replace(tzinfo=datetime.UTC)
 
 
 def usable(directory: str, *, writable: bool) -> Path:
@@ -83,11 +83,13 @@ def usable(directory: str, *, writable: bool) -> Path:
     try:
         found = path.lstat()
     except FileNotFoundError:
-        raise Refused(f"the backup directory {path} does not exist: make it, mode 0700, for the user of backups") from None
+        raise Refused(
+            f"the backup directory {path} does not exist: make it, mode 0700, for the user of backups"
+        ) from None
     except OSError as error:
         raise Refused(f"the backup directory {path} cannot be looked at: {error.strerror}") from error
     if stat.S_ISLNK(found.st_mode):
-        raise Refused(f"the backup directory {path} is a link to {os.readlink(path)}: name the directory itself")
+        raise Refused(f"the backup directory {path} is a link to {path.readlink()}: name the directory itself")
     if not stat.S_ISDIR(found.st_mode):
         raise Refused(f"the backup directory {path} is not a directory: name another")
     if found.st_mode & stat.S_IWOTH:
@@ -256,12 +258,12 @@ def sha256(path: Path) -> str:
 
 def utc_now() -> str:
     """Now, as it is shown everywhere."""
-    return show_time(datetime.datetime.now(datetime.timezone.utc))
+    return show_time(datetime.datetime.now(datetime.UTC))
 
 
 def show_time(moment: datetime.datetime) -> str:
     """A moment in UTC, ISO 8601, with Z."""
-    return moment.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def parse_time(text: str) -> datetime.datetime:
@@ -296,8 +298,11 @@ def _status(
         return "failed", why
     if found.st_size != manifest["size_bytes"]:
         return "failed", f"it has {found.st_size} bytes, its manifest says {manifest['size_bytes']}"
-    if proof is None:
-        return "unverified", ""
+    return _proven(proof, found) if proof else ("unverified", "")
+
+
+def _proven(proof: dict[str, Any], found: os.stat_result) -> tuple[str, str]:
+    """What a proof says of the file as it is now."""
     if proof.get("status") != "verified":
         return "failed", str(proof.get("error") or "a drill could not restore it")
     if (proof.get("size_bytes"), proof.get("mtime_ns")) != (found.st_size, found.st_mtime_ns):

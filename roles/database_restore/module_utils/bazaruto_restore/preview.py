@@ -31,7 +31,9 @@ def of_restore(options: dict[str, Any]) -> dict[str, Any]:
     if options["keep_writes"]:
         lines.append("keep_writes: what is written while the restore runs is taken, and then lost in the same way.")
     else:
-        lines.append(f"From the copy's start to the swap {names.live} takes no writes: the service answers them with 503.")
+        lines.append(
+            f"From the copy's start to the swap {names.live} takes no writes: the service answers them with 503."
+        )
     dropped = replacing.removable([names.kept, *previous], options["keep_previous"])
     if dropped:
         lines.append(f"Afterwards these databases, kept by earlier restores, are removed: {', '.join(dropped)}.")
@@ -47,7 +49,7 @@ def of_undo(options: dict[str, Any]) -> dict[str, Any]:
         if not previous:
             return {"lines": [f"There is nothing to undo: no database {names.live}_before_… is kept."], "previous": []}
         run = previous[0].removeprefix(f"{names.live}_before_")
-        since = datetime.datetime.strptime(run[:15], "%Y%m%d_%H%M%S").replace(tzinfo=datetime.timezone.utc)
+        since = datetime.datetime.strptime(run[:15], "%Y%m%d_%H%M%S").replace(tzinfo=datetime.UTC)
         newer = _newer_rows(server, session, names.live, storage.show_time(since))
     lines = [
         f"{previous[0]}, replaced by the run {run}, becomes {names.live} again.",
@@ -59,17 +61,12 @@ def of_undo(options: dict[str, Any]) -> dict[str, Any]:
 def _age_line(options: dict[str, Any]) -> str:
     if not options["created_at"]:
         return f"{options['name']} is an archive of the guide's script: it does not say of when its data is."
-    age = datetime.datetime.now(datetime.timezone.utc) - storage.parse_time(options["created_at"])
+    age = datetime.datetime.now(datetime.UTC) - storage.parse_time(options["created_at"])
     known = "verified by a drill" if options["status"] == "verified" else f"{options['status']}: no drill has proven it"
-    return (
-        f"{options['name']} is {storage.show_age(age.total_seconds())} old "
-        f"(made {options['created_at']}, {known})."
-    )
+    return f"{options['name']} is {storage.show_age(age.total_seconds())} old (made {options['created_at']}, {known})."
 
 
-def _newer_rows(
-    server: Server, session: psycopg.Connection[Any], live: str, created_at: str
-) -> dict[str, int] | None:
+def _newer_rows(server: Server, session: psycopg.Connection[Any], live: str, created_at: str) -> dict[str, int] | None:
     """Rows per table made after that moment; None when there is no such database, or no such moment."""
     if not created_at or contents.database_properties(session, live) is None:
         return None

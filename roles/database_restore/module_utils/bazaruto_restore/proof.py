@@ -73,7 +73,9 @@ def check_file(proof: Proof, directory: Path, name: str) -> dict[str, Any]:
     if not stat.S_ISREG(found.st_mode):
         raise proof.failed("checksum", f"{path.name} is not a regular file")
     if found.st_size != manifest["size_bytes"]:
-        detail = f"{path.name} has {found.st_size} bytes, its manifest says {manifest['size_bytes']}: it was cut or changed"
+        detail = (
+            f"{path.name} has {found.st_size} bytes, its manifest says {manifest['size_bytes']}: it was cut or changed"
+        )
         raise proof.failed("checksum", detail)
     digest = storage.sha256(path)
     if digest != manifest["sha256"]:
@@ -166,7 +168,9 @@ def _differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
     wrong = []
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
-            wrong.append(f"{name} ({expected.get(name, 'nothing')} in the manifest, {found.get(name, 'nothing')} restored)")
+            wrong.append(
+                f"{name} ({expected.get(name, 'nothing')} in the manifest, {found.get(name, 'nothing')} restored)"
+            )
     return wrong
 
 

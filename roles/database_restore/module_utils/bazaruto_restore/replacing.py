@@ -52,7 +52,9 @@ class Restore:
         self.live_exists = live is not None
         self.properties = live or self.manifest.get("properties") or {}
         if not self.properties:
-            raise Refused(f"there is no database {self.names.live} whose owner and encoding an import could take: create it")
+            raise Refused(
+                f"there is no database {self.names.live} whose owner and encoding an import could take: create it"
+            )
         if self.live_exists:
             swap.refuse_prepared_transactions(session, self.names.live)
         self._refuse_missing_roles(session)

@@ -37,9 +37,13 @@ class Names:
 
     def __init__(self, live: str, run: str) -> None:
         if not re.fullmatch(r"[a-z_][a-z0-9_]*", live) or len(live) > _LONGEST_NAME:
-            raise Refused(f"the database name {live!r} is not of a-z, 0-9 and _ or longer than {_LONGEST_NAME}: rename it")
+            raise Refused(
+                f"the database name {live!r} is not of a-z, 0-9 and _ or longer than {_LONGEST_NAME}: rename it"
+            )
         if not _RUN.fullmatch(run):
-            raise Refused(f"the run {run!r} does not read YYYYmmdd-HHMMSS or YYYYmmdd-HHMMSS-xxxxxx: correct bazaruto_run_id")
+            raise Refused(
+                f"the run {run!r} does not read YYYYmmdd-HHMMSS or YYYYmmdd-HHMMSS-xxxxxx: correct bazaruto_run_id"
+            )
         suffix = run.replace("-", "_")
         self.live = live
         self.new = f"{live}_restore_{suffix}"
@@ -89,7 +93,7 @@ class WriteHold:
             self._session.close()
             raise Refused(
                 f"a transaction in {live} goes on writing for more than {wait_seconds} s: "
-                "end it (SELECT pid, query FROM pg_stat_activity), then try again"
+                "end it (pg_stat_activity shows whose it is), then try again"
             ) from error
 
     @property
@@ -126,13 +130,13 @@ def swap(server: Server, live: str, incoming: str, kept: str, hold: WriteHold | 
         if error is None:
             return time.monotonic() - started
         if not isinstance(error, psycopg.errors.ObjectInUse) or attempt == _ATTEMPTS:
-            raise Refused(f"the swap of {live} and {incoming} failed, both are as they were: {str(error).strip()}") from error
+            raise Refused(
+                f"the swap of {live} and {incoming} failed, both are as they were: {str(error).strip()}"
+            ) from error
     raise AssertionError  # the loop returns or raises
 
 
-def _attempt(
-    server: Server, live: str, incoming: str, kept: str, hold: WriteHold | None
-) -> psycopg.Error | None:
+def _attempt(server: Server, live: str, incoming: str, kept: str, hold: WriteHold | None) -> psycopg.Error | None:
     with (
         server.connect(MAINTENANCE_DATABASE, autocommit=False) as renaming,
         server.connect(MAINTENANCE_DATABASE) as ending,

@@ -174,7 +174,7 @@ class Scratch:
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                preexec_fn=programs.die_with_parent,
+                preexec_fn=programs.die_with_parent,  # noqa: PLW1509 - it only makes one system call
             )
 
     def _await(self, process: subprocess.Popen[bytes], server: Server) -> None:
@@ -196,7 +196,7 @@ class Scratch:
 def _short_directory() -> str:
     """Where a socket's path stays below the 107 bytes it may have."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    short = os.path.isabs(runtime) and len(os.fsencode(runtime)) <= 60 and os.access(runtime, os.W_OK)
+    short = Path(runtime).is_absolute() and len(os.fsencode(runtime)) <= 60 and os.access(runtime, os.W_OK)
     return runtime if short else tempfile.gettempdir()
 
 
@@ -216,7 +216,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def _end_processes(data: Path) -> None:
     """Kill every PostgreSQL process of this data directory: each has it as its working directory."""
     deadline = time.monotonic() + _STOP_SECONDS
-    while found := [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _works_in(pid, data)]:
+    while found := [pid for pid in _processes() if _works_in(pid, data)]:
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -225,8 +225,14 @@ def _end_processes(data: Path) -> None:
         time.sleep(_POLL_SECONDS)
 
 
+def _processes() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
 def _works_in(pid: int, data: Path) -> bool:
     try:
-        return Path(os.readlink(f"/proc/{pid}/cwd")) == data and Path(f"/proc/{pid}/comm").read_text().strip() == "postgres"
+        return (
+            Path(f"/proc/{pid}/cwd").readlink() == data and Path(f"/proc/{pid}/comm").read_text().strip() == "postgres"
+        )
     except OSError:
         return False  # it has ended, or belongs to another user: then it is none of ours
