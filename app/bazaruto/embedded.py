@@ -343,8 +343,11 @@ def _clear_remains(cluster: Cluster) -> None:
     processes.wait_all(left, time.monotonic() + processes.KILL_SECONDS)
     for lock in (cluster.data / "postmaster.pid", cluster.socket_directory / f".s.PGSQL.{PORT}.lock"):
         with contextlib.suppress(FileNotFoundError, ValueError):
-            if processes.identify(int(lock.read_text(encoding="utf-8").split("\n", 1)[0])):
-                lock.unlink()  # the number was given to another process, which PostgreSQL would take for a server
+            pid = int(lock.read_text(encoding="utf-8").split("\n", 1)[0])
+            if dying := processes.identify(pid):
+                processes.wait_all([dying], time.monotonic() + 1.0)
+            if (processes.PROC / str(pid)).exists():
+                lock.unlink()  # a zombie, or somebody else under that number: PostgreSQL would take it for a server
 
 
 def _await_cluster(cluster: Cluster, identity: ProcessIdentity) -> None:

@@ -175,7 +175,9 @@ def parent_of(pid: int) -> int:
 
 
 def write_pid_file(path: Path, identity: ProcessIdentity) -> None:
-    """Record a process, whole or not at all."""
+    """Record a process, whole or not at all; an equal record is left alone."""
+    if path.exists() and read_pid_file(path) == identity:
+        return
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(json.dumps(dataclasses.asdict(identity)) + "\n", encoding="utf-8")
     partial.chmod(0o600)

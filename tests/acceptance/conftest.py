@@ -76,7 +76,7 @@ class Platform:
         return subprocess.run(
             [BIN / program, *words],
             env={**self.environment, **env},
-            cwd=self.home.parent,
+            cwd="/",
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bazaruto import embedded, processes
@@ -117,12 +118,9 @@ def is_ready(url: str) -> bool:
 
 def stop(home: Home, all_daemons: Iterable[Daemon], report: Callable[[str], None]) -> list[str]:
     """End all of them, then every run that is still at work here; returns the names of those that ran."""
-    stopped = []
-    for daemon in reversed(list(all_daemons)):
-        while running := find(home, daemon):
-            processes.end(running, STOP_SECONDS)
-            stopped.append(daemon.name)
-        home.pid_file(daemon.name).unlink(missing_ok=True)
+    with ThreadPoolExecutor() as pool:
+        ended = list(pool.map(lambda daemon: _stop_one(home, daemon), all_daemons))
+    stopped = [name for name in ended if name]
     if left := runs_at_work(home):
         report(f"Ending {len(set(left.values()))} run(s) that are at work: {', '.join(sorted(set(left.values())))}")
         for identity in left:
@@ -143,6 +141,15 @@ def runs_at_work(home: Home) -> dict[ProcessIdentity, str]:
             if identity and pid not in _ancestors():
                 found[identity] = run
     return found
+
+
+def _stop_one(home: Home, daemon: Daemon) -> str | None:
+    stopped = None
+    while running := find(home, daemon):
+        processes.end(running, STOP_SECONDS)
+        stopped = daemon.name
+    home.pid_file(daemon.name).unlink(missing_ok=True)
+    return stopped
 
 
 def _ancestors() -> set[int]:
