@@ -11,13 +11,15 @@ SELECT %(job_id)s, %(attempt)s, %(error)s
  WHERE EXISTS (SELECT FROM procrastinate_jobs WHERE id = %(job_id)s);
 
 -- name: take_from_dead_workers
--- Put the jobs of workers without a heartbeat back into the queue, and give up those that keep killing workers.
+-- Put the jobs of workers without a heartbeat, and those named, back into the queue; give up after too many attempts.
 WITH lost AS (
     SELECT jobs.id, jobs.attempts + 1 AS attempts
       FROM procrastinate_jobs AS jobs
       LEFT JOIN procrastinate_workers AS workers ON workers.id = jobs.worker_id
      WHERE jobs.status = 'doing'
-       AND (workers.id IS NULL OR workers.last_heartbeat < now() - make_interval(secs => %(dead_after)s))
+       AND (workers.id IS NULL
+            OR workers.last_heartbeat < now() - make_interval(secs => %(dead_after)s)
+            OR jobs.id = ANY(%(lost)s::bigint[]))
        FOR UPDATE OF jobs SKIP LOCKED
 ), told AS (
     INSERT INTO job_failures (job_id, attempt, error)
@@ -32,6 +34,10 @@ UPDATE procrastinate_jobs AS jobs
   FROM lost
  WHERE jobs.id = lost.id
 RETURNING jobs.id, jobs.task_name, jobs.status::text AS status;
+
+-- name: jobs_of_worker
+-- What a worker has taken, as the database sees it.
+SELECT id FROM procrastinate_jobs WHERE status = 'doing' AND worker_id = %(id)s;
 
 -- name: forget_dead_workers
 -- Remove workers without a heartbeat.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+from collections.abc import Collection
 
 import procrastinate
 import psycopg
@@ -35,6 +36,7 @@ class _Working:
         self._service = service
         self._stop = asyncio.Event()
         self._worker: Worker | None = None
+        self._missing: set[int] = set()
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -95,25 +97,36 @@ class _Working:
         """Every few seconds: stay registered, and put back what dead workers left."""
         while True:
             try:
-                await asyncio.to_thread(self._take_over, self._worker.worker_id if self._worker else None)
+                running = {context.job.id for context in self._worker._running_jobs.values()} if self._worker else set()
+                await asyncio.to_thread(self._take_over, self._worker.worker_id if self._worker else None, running)
             except _LOST as error:
                 log.warn("Dead workers could not be looked for", error=type(error).__name__)
             await asyncio.sleep(jobs.HEARTBEAT_SECONDS)
 
-    def _take_over(self, own_id: int | None) -> None:
+    def _take_over(self, own_id: int | None, running: set[int | None]) -> None:
         with reading(self._service.pool) as connection:
+            lost: set[int] = set()
             if own_id is not None:
                 connection.execute(SQL.keep_worker, {"id": own_id})
-            take_over(connection)
+                taken = {row["id"] for row in connection.execute(SQL.jobs_of_worker, {"id": own_id}).fetchall()}
+                # Ended here, but the end was never written, as the database was away just then. Seen twice,
+                # because a job is taken in the database a moment before it is among those running.
+                missing = taken - running
+                lost, self._missing = missing & self._missing, missing
+            take_over(connection, lost)
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), seconds)
 
 
-def take_over(connection: database.Connection) -> int:
-    """Put the jobs of dead workers back into the queue, or give them up; returns how many there were."""
-    values = {"dead_after": jobs.DEAD_AFTER_SECONDS, "max_attempts": jobs.MAX_ATTEMPTS}
+def take_over(connection: database.Connection, lost: Collection[int] = ()) -> int:
+    """Put lost jobs and those of dead workers back into the queue, or give them up; returns how many."""
+    values = {
+        "dead_after": jobs.DEAD_AFTER_SECONDS,
+        "max_attempts": jobs.MAX_ATTEMPTS,
+        "lost": list(lost),
+    }
     taken = connection.execute(SQL.take_from_dead_workers, values).fetchall()
     for job in taken:
         log.warn("Job taken from a dead worker", job_id=job["id"], task=job["task_name"], now=job["status"])

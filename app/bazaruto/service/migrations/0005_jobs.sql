@@ -45,8 +45,8 @@ BEGIN
         jobs = known.jobs + 1,
         seconds = known.seconds + took,
         buckets = (
-            SELECT array_agg(old + new ORDER BY place)
-              FROM unnest(known.buckets, excluded.buckets) WITH ORDINALITY AS both_ (old, new, place)
+            SELECT array_agg(so_far + this_one ORDER BY place)
+              FROM unnest(known.buckets, excluded.buckets) WITH ORDINALITY AS counts (so_far, this_one, place)
         );
     RETURN NULL;
 END;
