@@ -7,14 +7,17 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX = "BAZARUTO_"
 NOT_SETTINGS = frozenset({"BAZARUTO_CONFIG", "BAZARUTO_RUN_ID", "BAZARUTO_LAB"})
 _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*$")
+_NUMBER = re.compile(r"^\s*\d+(?:\.\d+)?\s*$")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -26,11 +29,34 @@ def _seconds(value: object) -> object:
     """Turn the guide's durations ("30s", "1h") into seconds; numbers are seconds already."""
     if isinstance(value, str) and (match := _DURATION.match(value)):
         return float(match[1]) * _SECONDS[match[2]]
+    if isinstance(value, bool) or (isinstance(value, str) and not _NUMBER.match(value)):
+        raise ValueError('a duration is a number of seconds, or a number with ms, s, m, h or d, like "30s"')
+    return value
+
+
+def _database_url(value: str) -> str:
+    """Refuse what libpq cannot read, at the start and not at the first query."""
+    if value:
+        import psycopg  # late, because it takes longer than everything else here
+        from psycopg.conninfo import conninfo_to_dict
+
+        try:
+            conninfo_to_dict(value)
+        except psycopg.ProgrammingError:
+            raise ValueError("is not a PostgreSQL URL: postgresql://USER@HOST:PORT/DATABASE") from None
+    return value
+
+
+def _redis_url(value: str) -> str:
+    if value and not value.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("is not a Redis URL: redis://HOST:PORT/0 or unix:///PATH")
     return value
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=366 * 86400)]
 SecondsOrZero = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=366 * 86400)]
+DatabaseUrl = Annotated[str, AfterValidator(_database_url), Field(repr=False)]  # may hold a password
+RedisUrl = Annotated[str, AfterValidator(_redis_url), Field(repr=False)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -38,6 +64,21 @@ class Section(BaseModel):
     """One section of the settings file: unknown names are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _PoolSection(Section):
+    """What two pools have in common."""
+
+    max_connections: int
+    min_connections: int
+
+    @model_validator(mode="after")
+    def _minimum_fits(self) -> Self:
+        if self.min_connections > self.max_connections:
+            raise ValueError(
+                f"min_connections ({self.min_connections}) is more than max_connections ({self.max_connections})"
+            )
+        return self
 
 
 class ServerSettings(Section):
@@ -52,10 +93,11 @@ class ServerSettings(Section):
     queue_limit: Annotated[int, Field(ge=1, le=10_000)] = 256  # requests waiting for a thread; more: 503
     connection_limit: Annotated[int, Field(ge=1, le=10_000)] = 512
     max_body_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 1024 * 1024  # more: 413
+    trusted_proxy: str = ""  # address of the proxy in front, whose X-Forwarded-For names the client
     max_header_bytes: Annotated[int, Field(ge=1024, le=2**20)] = 32 * 1024  # more: 431
 
 
-class DatabaseSettings(Section):
+class DatabaseSettings(_PoolSection):
     """The pool of one process. The guide's names and values are the defaults."""
 
     max_connections: Annotated[int, Field(ge=1, le=1000)] = 25
@@ -66,7 +108,7 @@ class DatabaseSettings(Section):
     statement_timeout: Seconds = 15.0  # one statement of the service, ended by the server
 
 
-class RedisSettings(Section):
+class RedisSettings(_PoolSection):
     """The pool of one process. The guide's names and values are the defaults."""
 
     max_connections: Annotated[int, Field(ge=1, le=1000)] = 10
@@ -131,9 +173,9 @@ class Settings(Section):
     service_port: Port = 8080
     control_host: str = "127.0.0.1"
     control_port: Port = 8081
-    database_url: str = ""  # the service's PostgreSQL
-    control_database_url: str = ""  # the control plane's own PostgreSQL
-    redis_url: str = ""
+    database_url: DatabaseUrl = ""  # the service's PostgreSQL
+    control_database_url: DatabaseUrl = ""  # the control plane's own PostgreSQL
+    redis_url: RedisUrl = ""
     backup_directory: Path = Path()
     rules_file: Path = Path()
     log_directory: Path = Path()
@@ -165,44 +207,89 @@ def load(environment: Mapping[str, str] = os.environ, *, local: bool = True) -> 
     Without `local`, what `bazaruto up` once wrote is left out: only what somebody asked for counts.
     Raises SettingsError with one line for every unknown or wrong setting.
     """
-    values, problems = _from_file(environment.get("BAZARUTO_CONFIG"))
-    problems += _overlay(values, environment)
+
+    class Loaded(Settings, BaseSettings):
+        """The settings as this environment has them."""
+
+        model_config = SettingsConfigDict(extra="forbid", frozen=True)
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            """First what is said in the environment, then the file's."""
+            return _Environment(settings_cls, environment), _File(settings_cls, environment)
+
     try:
-        settings = Settings.model_validate(values)
+        settings = Loaded()
     except ValidationError as error:
-        problems += [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-    if problems:
-        raise SettingsError("\n".join(f"wrong setting {problem}" for problem in problems))
+        problems = [_problem(item["loc"], item["type"], item["msg"], environment) for item in error.errors()]
+        raise SettingsError("\n".join(f"wrong setting {problem}" for problem in sorted(problems))) from None
     return _complete(settings, local)
 
 
-def _from_file(path: str | None) -> tuple[dict[str, Any], list[str]]:
-    if not path:
-        return {}, []
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        return {}, [f"BAZARUTO_CONFIG: {path} cannot be read: {error}"]
-    if not isinstance(values, dict):
-        return {}, [f"BAZARUTO_CONFIG: {path} is not a mapping of settings"]
-    return values, []
+class _Source(PydanticBaseSettingsSource):
+    """A layer of settings; pydantic-settings lays them over each other and validates the result."""
+
+    def __init__(self, settings_cls: type[BaseSettings], environment: Mapping[str, str]) -> None:
+        super().__init__(settings_cls)
+        self._environment = environment
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - theirs
+        """One setting of the layer."""
+        return self().get(field_name), field_name, False
 
 
-def _overlay(values: dict[str, Any], environment: Mapping[str, str]) -> list[str]:
-    """Put BAZARUTO_SECTION_NAME and BAZARUTO_NAME over the file's values; name what is unknown."""
-    unknown = []
-    for variable, value in sorted(environment.items()):
-        if not variable.startswith(PREFIX) or variable in NOT_SETTINGS:
-            continue
-        name = variable.removeprefix(PREFIX).lower()
-        section, _, rest = name.partition("_")
-        if name in Settings.model_fields and name not in SECTIONS:
-            values[name] = value
-        elif section in SECTIONS and isinstance(values.setdefault(section, {}), dict):
-            values[section][rest] = value
-        else:
-            unknown.append(f"{variable}: there is no such setting")
-    return unknown
+class _Environment(_Source):
+    """BAZARUTO_SECTION_NAME and BAZARUTO_NAME; what is neither stays under its own name, and is refused for it."""
+
+    def __call__(self) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for variable, value in self._environment.items():
+            if not variable.startswith(PREFIX) or variable in NOT_SETTINGS:
+                continue
+            name = variable.removeprefix(PREFIX).lower()
+            section, _, rest = name.partition("_")
+            if name in Settings.model_fields and name not in SECTIONS:
+                values[name] = value
+            elif section in SECTIONS and rest:
+                values.setdefault(section, {})[rest] = value
+            else:
+                values[variable] = value
+        return values
+
+
+class _File(_Source):
+    """The YAML file that BAZARUTO_CONFIG names."""
+
+    def __call__(self) -> dict[str, Any]:
+        path = self._environment.get("BAZARUTO_CONFIG")
+        if not path:
+            return {}
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise SettingsError(f"BAZARUTO_CONFIG: {path} cannot be read: {error}") from error
+        if values is None:
+            return {}
+        if not isinstance(values, dict):
+            raise SettingsError(f"BAZARUTO_CONFIG: {path} is not a mapping of settings")
+        # An empty section ("db:") is one without settings of its own.
+        return {str(name): {} if name in SECTIONS and value is None else value for name, value in values.items()}
+
+
+def _problem(where: tuple[int | str, ...], kind: str, message: str, environment: Mapping[str, str]) -> str:
+    """One line, with the setting's name as it was written; never its value, which may be a password."""
+    name = ".".join(map(str, where))
+    variable = PREFIX + "_".join(map(str, where)).upper()
+    shown = f"{name} ({variable})" if variable in environment else name
+    text = "there is no such setting" if kind == "extra_forbidden" else message.removeprefix("Value error, ")
+    return f"{shown}: {text}"
 
 
 def _complete(settings: Settings, use_local: bool) -> Settings:

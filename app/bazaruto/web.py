@@ -84,6 +84,15 @@ def from_this_machine() -> bool:
     return local and not any(header in environ for header in _PROXY_HEADERS)
 
 
+def _forwarded_for(environ: Environ) -> str:
+    """The client as our proxy saw it: the last address, because the ones before are the client's own words."""
+    last = environ.get("HTTP_X_FORWARDED_FOR", "").rpartition(",")[2].strip()
+    try:
+        return str(ipaddress.ip_address(last))
+    except ValueError:
+        return str(environ["REMOTE_ADDR"])
+
+
 class App(bottle.Bottle):
     """A bottle whose every answer has a request id, is counted and logged, and whose errors are problems."""
 
@@ -95,12 +104,15 @@ class App(bottle.Bottle):
         self.name = name
         self.settings = settings
         self.metrics = metrics
+        self._trusted_proxy = settings.server.trusted_proxy
         self._templates: dict[str, str] = {}
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         started = time.perf_counter()
         identity = accepted(environ.get("HTTP_X_REQUEST_ID", ""))
         logs.request_id.set(identity)
+        if self._trusted_proxy and environ.get("REMOTE_ADDR") == self._trusted_proxy:
+            environ["REMOTE_ADDR"] = _forwarded_for(environ)
         status = 500
 
         def begin(line: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
