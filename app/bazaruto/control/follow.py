@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import os
+import time
 
 from psycopg_pool import ConnectionPool
 
@@ -16,6 +17,8 @@ from bazaruto.control import events, journal, rundir, runs
 from bazaruto.database import Connection
 
 STEPS_BETWEEN_LOOKS = 10  # the supervisor's lock is looked at this much more rarely than its events
+
+SECONDS_TO_LEAVE = 5.0  # how long a supervisor may take to end after its outcome, until that is taken as it is
 
 
 class Follower:
@@ -27,8 +30,8 @@ class Follower:
         self._directory = directory
         self._lock = lock
         self._reader: journal.JournalReader | None = None
-        self._batch: list[tuple[int, str]] = []
         self._steps = 0
+        self._outcome_seen_at: float | None = None
         self._last_seq = 0
 
     def step(self, pool: ConnectionPool[Connection]) -> bool:
@@ -36,12 +39,17 @@ class Follower:
         outcome = self._ended()  # before the events are read: a journal is complete when there is an outcome
         while self._copy(pool):
             pass
-        if outcome is None:
-            return False
+        return outcome is not None and self._record(pool, outcome)
+
+    def _record(self, pool: ConnectionPool[Connection], outcome: rundir.Outcome) -> bool:
+        """Record the end, once every event that is in the journal is in PostgreSQL."""
         if self._directory.outcome() is None:
             outcome = dataclasses.replace(outcome, events=self._last_seq)
             self._directory.remove_secrets()
         with pool.connection() as connection:
+            if events.stored(connection, self._day, self.run) != self._last_seq:
+                self._reader = None
+                return False
             runs.end(connection, self.run, outcome)
         return True
 
@@ -62,32 +70,41 @@ class Follower:
         os.close(self._lock)
 
     def _copy(self, pool: ConnectionPool[Connection]) -> bool:
-        """Copy one batch; True when there may be more. A batch that could not be stored is kept for the next time."""
-        if self._reader is None:
-            with pool.connection() as connection:
-                self._last_seq = events.resume(connection, self._day, self.run)
-            self._reader = journal.JournalReader(self._directory.events_file, self._last_seq)
-        self._batch = self._batch or self._reader.read()
-        if not self._batch:
+        """Copy one batch; True when there may be more.
+
+        Where PostgreSQL stands is asked before each: a server that crashed may have forgotten what it had.
+        """
+        reader = self._reader or self._resume(pool)
+        batch = reader.read()
+        if not batch:
             return False
-        try:
-            with pool.connection() as connection:
-                events.store(connection, self._day, self.run, self._batch)
-        except Exception:
-            self._reader = None  # whether it was stored is unknown: ask, and read again from there
-            self._batch = []
-            raise
-        self._last_seq = self._batch[-1][0]
-        self._batch = []
+        self._reader = None  # until this batch is known to be stored
+        with pool.connection() as connection:
+            if events.stored(connection, self._day, self.run) != self._last_seq:
+                return True
+            events.store(connection, self._day, self.run, batch)
+        self._reader = reader
+        self._last_seq = batch[-1][0]
         return True
 
+    def _resume(self, pool: ConnectionPool[Connection]) -> journal.JournalReader:
+        with pool.connection() as connection:
+            self._last_seq = events.resume(connection, self._day, self.run)
+        self._reader = journal.JournalReader(self._directory.events_file, self._last_seq)
+        return self._reader
+
     def _ended(self) -> rundir.Outcome | None:
-        if outcome := self._directory.outcome():
-            return outcome
+        """The outcome, once nobody of the run lives any more."""
+        outcome = self._directory.outcome()
+        if outcome and self._outcome_seen_at is None:
+            self._outcome_seen_at = time.monotonic()
         self._steps += 1
-        if self._steps % STEPS_BETWEEN_LOOKS != 1 or rundir.is_locked(self._directory.supervisor_lock):
+        if outcome is None and self._steps % STEPS_BETWEEN_LOOKS != 1:
             return None
-        return self._directory.outcome() or interrupted(self._directory)
+        if not rundir.is_locked(self._directory.supervisor_lock):
+            return self._directory.outcome() or interrupted(self._directory)
+        waited = time.monotonic() - (self._outcome_seen_at or time.monotonic())
+        return outcome if waited > SECONDS_TO_LEAVE else None
 
 
 def interrupted(directory: rundir.RunDirectory) -> rundir.Outcome:

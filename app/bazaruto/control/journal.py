@@ -33,6 +33,7 @@ class Redactor:
                             json.dumps(value)[1:-1],
                             json.dumps(value, ensure_ascii=False)[1:-1],
                             quote(value, safe=""),
+                            quote(value),
                         }
         self._spellings = sorted(spellings, key=len, reverse=True)
 

@@ -22,6 +22,10 @@ class UnknownOperationError(Exception):
     """The content of this node does not have the operation any more."""
 
 
+class AlreadyStartedError(Exception):
+    """A database that lost its last commits offers a run again; its directory remembers better."""
+
+
 def directory_of(settings: Settings, run: str) -> rundir.RunDirectory:
     """Where a run's record is."""
     return rundir.RunDirectory(settings.home / "control" / "runs" / run)
@@ -48,6 +52,8 @@ def prepare(
         limit=row["host_limit"],
         secret_variables=row["secret_variables"],
     )
+    if directory.was_started():
+        raise AlreadyStartedError(f"{directory.path} shows that it was started before")
     if directory.path.exists():
         shutil.rmtree(directory.path)  # of a claim that was never committed: no supervisor has seen it
     directory.create(spec, variables)

@@ -41,6 +41,20 @@ class NotWellError(Exception):
     """Something needs a person; the text says what."""
 
 
+class NotMigratedError(Exception):
+    """The control database is older than this program."""
+
+
+def refuse_without_tables(settings: Settings) -> None:
+    """Raise NotMigratedError for a database that lacks migrations; one that is away is waited for later."""
+    try:
+        missing = database.pending(settings.control_database_url, MIGRATIONS)
+    except psycopg.OperationalError:
+        return  # the health says so, and the pool tries again
+    if missing:
+        raise NotMigratedError(f"The control database lacks {', '.join(missing)}: run `bazaruto migrate` first.")
+
+
 def _migrations(settings: Settings) -> dict[str, Any]:
     missing = database.pending(settings.control_database_url, MIGRATIONS)
     if missing:

@@ -144,8 +144,9 @@ def log_lines(events: Iterable[Mapping[str, Any]]) -> Iterable[str]:
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Nested names joined by dots; an object that only holds numbers stays together, as rows by table do."""
     for name, item in value.items():
-        if isinstance(item, Mapping) and item:
+        if isinstance(item, Mapping) and item and not all(isinstance(count, int) for count in item.values()):
             yield from _flat(item, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", item
@@ -156,13 +157,31 @@ def _shown(name: str, value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int) and name.rpartition(".")[2].endswith("bytes"):
-        return f"{value:,} ({_size(value)})" if value >= 1024 else f"{value}"
     if isinstance(value, int):
-        return f"{value:,}"
+        return _number(name.rpartition(".")[2], value)
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
+        apart = "\n" if any(isinstance(item, Mapping) for item in value) else ", "
+        return apart.join(_item(item) for item in value) or "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_shown(key, item)}" for key, item in value.items()) or "none"
     return str(value)
+
+
+def _item(item: Any) -> str:
+    """One of a list; a check (name, ok, detail) reads as one."""
+    if not isinstance(item, Mapping):
+        return str(item)
+    if isinstance(item.get("ok"), bool) and "name" in item:
+        return f"{'✓' if item['ok'] else '✗'} {item['name']}  {item.get('detail') or ''}".rstrip()
+    return _shown("", item)
+
+
+def _number(name: str, value: int) -> str:
+    if name.endswith("_ns"):
+        return str(value)
+    if name.endswith("bytes") and value >= 1024:
+        return f"{value:,} ({_size(value)})"
+    return f"{value:,}"
 
 
 def _size(count: float) -> str:

@@ -80,6 +80,10 @@ class RunDirectory:
         if self.private.exists():
             shutil.rmtree(self.private)
 
+    def was_started(self) -> bool:
+        """Whether a supervisor lives here, or ever did."""
+        return self.supervisor_file.exists() or is_locked(self.supervisor_lock)
+
     def spec(self) -> Spec:
         return Spec(**json.loads(self.spec_file.read_text(encoding="utf-8")))
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from psycopg import Connection
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Json
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -173,7 +173,7 @@ def accept(
             "environment": request.environment,
             "effect": operation.effect,
             "exclusion": operation.exclusion,
-            "parameters": Jsonb(operation.shown(request.parameters)),
+            "parameters": Json(operation.shown(request.parameters)),
             "variables": seal.close(variables),
             "secret_variables": operation.secret_variables(),
             "check_mode": request.check,
@@ -213,8 +213,8 @@ def end(connection: Connection[Any], run: str, outcome: Outcome) -> bool:
             "status": outcome.status,
             "finished_at": outcome.finished_at,
             "error": outcome.error,
-            "result": None if outcome.result is None else Jsonb(outcome.result),
-            "hosts": None if outcome.hosts is None else Jsonb(outcome.hosts),
+            "result": None if outcome.result is None else Json(outcome.result),
+            "hosts": None if outcome.hosts is None else Json(outcome.hosts),
             "events": outcome.events,
         },
     ).fetchone()

@@ -18,6 +18,7 @@ def serve(settings: Settings) -> int:
     """Serve until SIGTERM; returns the exit status."""
     logs.configure(settings, "control")
     catalogue = catalog.load(settings.content_directory)
+    observe.refuse_without_tables(settings)
     pool = database.open_pool(settings.control_database_url, _small(settings.db), "bazaruto-control")
     metrics = Metrics()
     metrics.watch_database(pool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import signal
@@ -21,7 +22,7 @@ from psycopg_pool import PoolTimeout
 
 from bazaruto import logs
 from bazaruto.config import DatabaseSettings, Settings
-from bazaruto.control import catalog, follow, journal, launch, queue, rundir, runs, sealing
+from bazaruto.control import catalog, follow, journal, launch, observe, queue, rundir, runs, sealing
 from bazaruto.database import Connection, Pool, open_pool
 
 log = logs.get(__name__)
@@ -143,10 +144,14 @@ class Worker:
                     undo.callback(os.close, supervisor_lock)
             except psycopg.errors.UniqueViolation:
                 return True  # another worker was faster; look again
+            try:
+                child = launch.start(self._settings, self._catalogue, row["id"], directory, supervisor_lock)
+            except OSError:
+                log.exception("supervisor could not be started; the run ends as interrupted", run=row["id"])
+            else:
+                self._supervisors.append(child)
+                log.info("run started", run=row["id"], operation=row["operation"], pid=child.pid)
             follower = follow.adopt(directory, row["id"], row["day"])
-            supervisor = launch.start(self._settings, self._catalogue, row["id"], directory, supervisor_lock)
-            self._supervisors.append(supervisor)
-            log.info("run started", run=row["id"], operation=row["operation"], pid=supervisor.pid)
             if follower:
                 self._followers[row["id"]] = follower
         return True
@@ -160,6 +165,10 @@ class Worker:
             lock = rundir.try_lock(directory.supervisor_lock)
             if lock is None:
                 raise BlockingIOError(f"{directory.supervisor_lock} is held by another process")
+        except launch.AlreadyStartedError as error:
+            log.warn("run is followed, not started again", run=run, error=str(error))
+            self._adopt_at = 0.0
+            return None
         except (OSError, sealing.CannotUnsealError, launch.UnknownOperationError) as error:
             log.exception("run could not be started", run=run, error=str(error))
             now = journal.utc()
@@ -189,7 +198,9 @@ def node_name(home: Path) -> str:
 def main(settings: Settings) -> int:
     """Run a worker until SIGTERM or SIGINT."""
     logs.configure(settings, "control-worker")
+    logging.getLogger("procrastinate").setLevel(logging.WARNING)  # a line for each time it wakes says nothing
     catalogue = catalog.load(settings.content_directory)
+    observe.refuse_without_tables(settings)
     worker = Worker(settings, catalogue, _pool(settings))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())

@@ -21,16 +21,6 @@ DEADLINE_SECONDS = 30.0
 TERMINAL = {"succeeded", "failed", "canceled", "timed_out", "interrupted", "rejected"}
 
 
-def until(what: Callable[[], Any], seconds: float = DEADLINE_SECONDS) -> Any:
-    """The first true answer, or a failure that says what it was last."""
-    deadline = time.monotonic() + seconds
-    while not (answer := what()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s; the last answer was {answer!r}")
-        time.sleep(0.02)
-    return answer
-
-
 @dataclasses.dataclass
 class ControlPlane:
     """A running control plane."""
@@ -39,6 +29,16 @@ class ControlPlane:
     database_url: str
     port: int
     processes: dict[str, subprocess.Popen[bytes]] = dataclasses.field(default_factory=dict)
+
+    @staticmethod
+    def until(what: Callable[[], Any], seconds: float = DEADLINE_SECONDS) -> Any:
+        """The first true answer, or a failure that says what it was last."""
+        deadline = time.monotonic() + seconds
+        while not (answer := what()):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {seconds} s; the last answer was {answer!r}")
+            time.sleep(0.02)
+        return answer
 
     @property
     def environment(self) -> dict[str, str]:
@@ -73,7 +73,7 @@ class ControlPlane:
         process = subprocess.Popen(["bazaruto", what], env=self.environment, stdout=log, stderr=log)
         self.processes[what] = process
         if what == "serve":
-            until(self._answers)
+            self.until(self._answers)
         return process
 
     def _answers(self) -> bool:
@@ -99,11 +99,11 @@ class ControlPlane:
         return found
 
     def finished(self, run: str) -> dict[str, Any]:
-        found: dict[str, Any] = until(lambda: (now := self.run(run))["status"] in TERMINAL and now)
+        found: dict[str, Any] = self.until(lambda: (now := self.run(run))["status"] in TERMINAL and now)
         return found
 
     def with_status(self, run: str, status: str) -> dict[str, Any]:
-        found: dict[str, Any] = until(lambda: (now := self.run(run))["status"] == status and now)
+        found: dict[str, Any] = self.until(lambda: (now := self.run(run))["status"] == status and now)
         return found
 
     def events(self, run: str) -> list[dict[str, Any]]:
@@ -114,7 +114,7 @@ class ControlPlane:
 
     def in_task(self, run: str, task: str) -> None:
         """Wait until an event proves that the run is in this task."""
-        until(lambda: any(e["task"] == task and e["type"] == "runner_on_start" for e in self.events(run)))
+        self.until(lambda: any(e["task"] == task and e["type"] == "runner_on_start" for e in self.events(run)))
 
     def directory(self, run: str) -> Path:
         return self.home / "control" / "runs" / run

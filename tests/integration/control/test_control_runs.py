@@ -187,9 +187,7 @@ def test_a_run_outlives_worker_and_api_and_is_followed_to_its_end(control_plane:
         process.wait(10)
     file.touch()
     outcome = control_plane.directory(run) / "outcome.json"
-    deadline = time.monotonic() + 20
-    while not outcome.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    control_plane.until(outcome.exists)
     control_plane.start("serve")
     assert control_plane.run(run)["status"] == "running"
     control_plane.start("worker")
@@ -220,6 +218,51 @@ def test_a_supervisor_that_is_told_to_stop_ends_its_playbook_and_says_so(
     assert ended["status"] == "interrupted"
     assert "told to stop" in ended["error"]
     assert processes_of(run) == []
+
+
+def test_a_run_goes_on_while_the_control_database_is_away(
+    control_plane: ControlPlane, postgres_cluster: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "go"
+    run = control_plane.launch("slow", parameters={"file": str(file)})["id"]
+    control_plane.in_task(run, "Wait for the file")
+    postgres_cluster.restart(signal.SIGKILL)
+    file.touch()
+    control_plane.until(lambda: control_plane.http.get("/readyz").status_code == 200)
+    ended = control_plane.finished(run)
+    assert ended["status"] == "succeeded"
+    assert [event["seq"] for event in control_plane.events(run)] == list(range(1, ended["events"] + 1))
+    started = time.monotonic()
+    assert control_plane.finished(control_plane.launch("say")["id"])["status"] == "succeeded"
+    assert time.monotonic() - started < 15, "the worker looks for work again"
+
+
+def test_two_workers_start_each_run_once_and_either_takes_over(control_plane: ControlPlane, tmp_path: Path) -> None:
+    first = control_plane.processes["worker"]
+    control_plane.start("worker")
+    second, file = control_plane.processes["worker"], tmp_path / "go"
+    changes = [control_plane.launch("slow", parameters={"file": str(file)})["id"] for _ in range(2)]
+    reads = [control_plane.launch("say")["id"] for _ in range(4)]
+    control_plane.in_task(changes[0], "Wait for the file")
+    first.send_signal(signal.SIGKILL)
+    first.wait(10)
+    file.touch()
+    for run in (*changes, *reads):
+        ended = control_plane.finished(run)
+        assert ended["status"] == "succeeded"
+        assert [change["status"] for change in ended["changes"]].count("running") == 1
+        assert [event["seq"] for event in control_plane.events(run)] == list(range(1, ended["events"] + 1))
+    assert second.poll() is None
+
+
+def test_runs_that_were_accepted_without_a_worker_start_when_there_is_one(control_plane: ControlPlane) -> None:
+    control_plane.stop("worker")
+    run = control_plane.launch("say")["id"]
+    degraded = control_plane.http.get("/healthz/detailed").json()
+    assert degraded["checks"]["workers"]["error"].startswith("NotWellError: no worker is connected")
+    assert control_plane.run(run)["status"] == "queued"
+    control_plane.start("worker")
+    assert control_plane.finished(run)["status"] == "succeeded"
 
 
 def processes_of(run: str) -> list[int]:

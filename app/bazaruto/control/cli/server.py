@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import typer
 
 from bazaruto import config
-
-Refusal = typer.Exit(2)
 
 
 def register(app: typer.Typer) -> None:
@@ -19,22 +20,44 @@ def serve() -> None:
     """Serve the HTTP API until SIGTERM."""
     from bazaruto.control import serving
 
-    raise typer.Exit(serving.serve(_settings()))
+    with _refusals():
+        raise typer.Exit(serving.serve(_settings()))
 
 
 def worker() -> None:
     """Start and follow runs until SIGTERM; runs outlive it, and the next worker goes on following."""
     from bazaruto.control import worker as working
 
-    raise typer.Exit(working.main(_settings()))
+    with _refusals():
+        raise typer.Exit(working.main(_settings()))
 
 
 def migrate() -> None:
     """Bring the control plane's database up to date, and make the first admin token when there is none."""
     from bazaruto.control import serving
 
-    for name in serving.migrate(_settings()):
-        typer.echo(name)
+    with _refusals():
+        for name in serving.migrate(_settings()):
+            typer.echo(name)
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """What keeps a process from starting is one sentence, and exit code 2."""
+    import psycopg
+
+    from bazaruto.control.observe import NotMigratedError
+    from bazaruto.database import MigrationFailed
+    from bazaruto.server import CannotListen
+
+    try:
+        yield
+    except (NotMigratedError, MigrationFailed, CannotListen) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from error
+    except psycopg.OperationalError as error:
+        typer.echo(f"The control database cannot be used: {error}".strip(), err=True)
+        raise typer.Exit(2) from error
 
 
 def _settings() -> config.Settings:

@@ -11,7 +11,7 @@ CREATE TABLE runs (
     status             text NOT NULL CHECK (status IN ('queued', 'waiting', 'running', 'succeeded', 'failed',
                                                        'canceled', 'timed_out', 'interrupted', 'rejected')),
     waiting_for        text REFERENCES runs,      -- the run that must end before this one starts
-    parameters         jsonb NOT NULL,            -- as given; secrets as "***"
+    parameters         json NOT NULL,             -- as given; secrets as "***"
     variables          bytea,                     -- the same as role variables, sealed; removed at the start
     secret_variables   text[] NOT NULL DEFAULT '{}',
     check_mode         boolean NOT NULL,
@@ -24,8 +24,8 @@ CREATE TABLE runs (
     created_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
     started_at         timestamptz,
     finished_at        timestamptz,
-    result             jsonb,
-    hosts              jsonb,                     -- the play's statistics: host → counts
+    result             json,                      -- in the order in which the operation gave it
+    hosts              json,                      -- the play's statistics: host → counts
     error              text,
     events             integer NOT NULL DEFAULT 0,
     CHECK ((status = 'waiting') = (waiting_for IS NOT NULL)),
