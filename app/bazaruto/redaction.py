@@ -15,13 +15,13 @@ _SHAPES = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[a-z0-9._~+/=-]{6,}"), rf"\1 {HIDDEN}"),
     (
         re.compile(
-            r"""(?ix)(["']?\b[\w.-]*(?:password|passwd|passphrase|secret|token|api[_-]?key)["']?\s*[=:]\s*)"""
+            r"""(?ix)(["']?\b[\w.-]*(?:password|passwd|passphrase|secret|token|cookie|api[_-]?key)["']?\s*[=:]\s*)"""
             r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s,;&"']+)"""
         ),
         rf"\1{HIDDEN}",
     ),
 )
-_MAY_HOLD_ONE = re.compile(r"(?i)://|bearer|basic|passw|passphrase|secret|token|api[_-]?key")
+_MAY_HOLD_ONE = re.compile(r"(?i)://|bearer|basic|passw|passphrase|secret|token|cookie|api[_-]?key")
 
 
 def redacted(text: str) -> str:
