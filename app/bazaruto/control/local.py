@@ -22,6 +22,7 @@ from bazaruto.processes import ProcessIdentity
 from bazaruto.server_user import EmbeddedError
 
 DEFAULT_RULES = ("bazaruto.service", "default_rules.json")
+WELL = frozenset({"running", "own"})  # the states in which a process is as it should be
 
 Step = Callable[[str], AbstractContextManager[None]]  # shows what is being done, until it is done
 Say = Callable[[str], None]
@@ -53,7 +54,7 @@ class Installation:
     @property
     def running(self) -> bool:
         """Whether everything that belongs to it runs and is ready."""
-        return bool(self.local) and all(process.state in {"running", "own"} for process in self.processes)
+        return bool(self.local) and all(process.state in WELL for process in self.processes)
 
 
 def up(settings: Settings, step: Step, say: Say) -> Installation:

@@ -7,12 +7,11 @@ import subprocess
 import sys
 from typing import Any
 
-import httpx
-
+from bazaruto.control.client import Client, RefusedError, UnreachableError
 from bazaruto.control.local import Installation, Say, StepError
 from bazaruto.control.local_servers import bin_directory
 
-ANSWER_SECONDS = 15.0
+EVERY = 1_000_000  # more backups than a directory holds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,24 +64,9 @@ def _newest(backups: list[dict[str, Any]], status: str) -> dict[str, Any] | None
 
 
 def _backups(installation: Installation) -> list[dict[str, Any]]:
-    """Every backup the control plane knows, page by page."""
-    found: list[dict[str, Any]] = []
-    token = installation.home.admin_token.read_text(encoding="utf-8").strip()
-    url = installation.local["control"]["url"]
+    """Every backup the control plane knows."""
     try:
-        with httpx.Client(
-            base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=ANSWER_SECONDS, trust_env=False
-        ) as client:
-            cursor = None
-            while True:
-                answer = client.get("/api/v1/backups", params={"cursor": cursor} if cursor else {})
-                answer.raise_for_status()
-                page = answer.json()
-                found += page["items"]
-                cursor = page["next"]
-                if not cursor:
-                    return found
-    except httpx.HTTPError as error:
-        raise StepError(
-            f"The control plane at {url} does not list backups ({error}): see `bazaruto status`."
-        ) from error
+        token = installation.home.admin_token.read_text(encoding="utf-8").strip()
+        return Client(installation.local["control"]["url"], token).items("/api/v1/backups", EVERY)
+    except (OSError, UnreachableError, RefusedError) as error:
+        raise StepError(f"The backups cannot be listed: {error} See `bazaruto status`.") from error

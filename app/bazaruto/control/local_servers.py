@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 import psycopg
-import redis
 from psycopg.conninfo import conninfo_to_dict
 
 from bazaruto import embedded, processes, server_user
@@ -251,6 +250,8 @@ def _check_own_postgresql(url: str, setting: str, *, restores: bool) -> None:
 
 
 def _check_own_redis(url: str) -> None:
+    import redis  # here, because it takes a sixth of a second that no other command needs
+
     try:
         redis.Redis.from_url(url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=CONNECT_SECONDS).ping()
     except (redis.RedisError, ValueError) as error:

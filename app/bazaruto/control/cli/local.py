@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import enum
 import json
 import os
 import shlex
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bazaruto import config
-from bazaruto.control import local, local_first_backup
+from bazaruto.control import local, local_first_backup, render
+from bazaruto.control.cli.runs import Output, OutputOption
 from bazaruto.control.local import Installation
 from bazaruto.control.local_first_backup import FirstBackup
 from bazaruto.processes import ProcessesLeftError
 from bazaruto.server_user import EmbeddedError
 
 MISLEADING = frozenset({"PGPASSWORD", "PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE", "PGOPTIONS"})
-
-
-class Output(enum.StrEnum):
-    """How a result is shown."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How the result is shown.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -50,14 +40,14 @@ def up(
     """Bring up everything on this machine: servers, databases, service, control plane, a first proven backup."""
     began = time.monotonic()
     # Progress goes to the terminal; with -o json the result alone goes to the standard output.
-    console = _console(stderr=output is Output.JSON)
+    console = render.console(stderr=output is Output.JSON)
     with _refusals():
         settings = config.load(local=False)
-        installation = local.up(settings, _step(console), _say(console))
+        installation = local.up(settings, _step(console), console.print)
         first = None
         if backup:
             environment = local.command_environment(settings)
-            first = local_first_backup.ensure(installation, environment, _say(console), quiet=output is Output.JSON)
+            first = local_first_backup.ensure(installation, environment, console.print, quiet=output is Output.JSON)
         if output is Output.JSON:
             _print_json({**_as_json(installation), "backup": first.backup if first else None})
             return
@@ -74,16 +64,16 @@ def down(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before removing data.")] = False,
 ) -> None:
     """Stop everything that `up` started, and wait until it is gone. Data stays."""
-    console = _console(stderr=output is Output.JSON)
+    console = render.console(stderr=output is Output.JSON)
     with _refusals():
         settings = config.load(local=False)
         if remove_data and not yes and not _confirmed(console, settings):
             raise typer.Exit(2)
         if remove_data:
-            local.clean(settings, _step(console), _say(console))
+            local.clean(settings, _step(console), console.print)
             stopped = []
         else:
-            stopped = local.down(settings, _step(console), _say(console))
+            stopped = local.down(settings, _step(console), console.print)
         if output is Output.JSON:
             _print_json({"home": str(settings.home), "stopped": stopped})
         elif remove_data:
@@ -94,7 +84,7 @@ def down(
 
 def status(output: OutputOption = Output.TABLE) -> None:
     """Say what runs here and where. Exit code 0 when everything runs, else 1."""
-    console = _console()
+    console = render.console()
     with _refusals():
         settings = config.load(local=False)
         installation = local.status(settings)
@@ -125,24 +115,15 @@ def env(output: OutputOption = Output.TABLE) -> None:
             typer.echo(f"export {name}={shlex.quote(value)}")
 
 
-def _console(*, stderr: bool = False) -> Console:
-    width = None if shutil.get_terminal_size((0, 0)).columns else 200  # piped: no line is cut in the middle
-    return Console(stderr=stderr, width=width, highlight=False, soft_wrap=True)
-
-
 def _step(console: Console) -> local.Step:
     @contextlib.contextmanager
     def step(text: str) -> Iterator[None]:
         began = time.monotonic()
         with console.status(f"{text} …"):
             yield
-        console.print(f"  ✓ {text}  [dim]{time.monotonic() - began:.1f} s[/dim]")
+        console.print(f"  ✓ {text}  {time.monotonic() - began:.1f} s")
 
     return step
-
-
-def _say(console: Console) -> Callable[[str], None]:
-    return lambda text: console.print(text, markup=False)
 
 
 @contextlib.contextmanager
@@ -162,7 +143,7 @@ def _refusals() -> Iterator[None]:
 
 
 def _fail(text: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text, style="red", markup=False)
+    render.console(stderr=True).print(text, style="red", soft_wrap=True)
 
 
 def _confirmed(console: Console, settings: config.Settings) -> bool:
@@ -182,8 +163,8 @@ def _process_table(installation: Installation) -> Table:
         table.add_column(heading, overflow="fold")
     for process in installation.processes:
         since = _utc(process.started_at) if process.started_at else ""
-        colour = {"running": "green", "own": "green"}.get(process.state, "red")
-        table.add_row(process.name, f"[{colour}]{process.state}[/]", str(process.pid or ""), since, process.log)
+        state = Text(process.state, style="green" if process.state in local.WELL else "red")
+        table.add_row(process.name, state, str(process.pid or ""), since, process.log)
     return table
 
 
