@@ -191,6 +191,8 @@ def _settings() -> Settings:
 def _connected(
     settings: Settings, how: Callable[[database.Pool], AbstractContextManager[database.Connection]]
 ) -> Iterator[database.Connection]:
+    # First without a pool, which would only say that it got no connection, and not why.
+    psycopg.connect(settings.database_url, connect_timeout=5).close()
     one = settings.db.model_copy(update={"min_connections": 1, "max_connections": 1})
     pool = database.open_pool(settings.database_url, one, "bazarutod-cli")
     try:

@@ -21,6 +21,7 @@ from bazaruto.service.fields import Input, Role, Text
 from bazaruto.service.jobs import DEAD_AFTER_SECONDS, SQL
 
 log = logs.get(__name__)
+_JobId = Annotated[int, Field(ge=0, le=2**63 - 1)]
 STATES = ("todo", "doing", "succeeded", "failed", "cancelled", "aborted")
 
 
@@ -53,7 +54,7 @@ def _failed(service: Service) -> dict[str, Any]:
     """From this machine without a token, as the guide has it; there is nothing personal in it."""
     token = None if is_local() else presented_hash()
     wanted = web.query(FailedList)
-    before = web.decode_cursor(wanted.cursor, int)[0] if wanted.cursor is not None else None
+    before = web.decode_cursor(wanted.cursor, _JobId)[0] if wanted.cursor is not None else None
     with reading(service.pool) as connection:
         if token is not None:
             require(identify(connection, token), STAFF)

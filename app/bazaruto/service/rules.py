@@ -130,9 +130,15 @@ def _sentence(location: tuple[int | str, ...], message: str) -> str:
 class RulesFile:
     """The rules in force in this process; a changed file replaces them when it is right."""
 
-    def __init__(self, path: Path, report: Callable[[ActiveRules | Refusal], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        report: Callable[[ActiveRules | Refusal], None],
+        check_seconds: float = CHECK_SECONDS,
+    ) -> None:
         self.path = path
         self._report = report
+        self._check_seconds = check_seconds
         self._lock = threading.Lock()
         self._seen: tuple[int, int, int] | str | None = None
         self._checked = float("-inf")
@@ -141,9 +147,9 @@ class RulesFile:
 
     def current(self) -> ActiveRules | None:
         """The rules in force; None while no valid file was ever seen: then nothing is decided without a person."""
-        if time.monotonic() - self._checked >= CHECK_SECONDS:
+        if time.monotonic() - self._checked >= self._check_seconds:
             with self._lock:
-                if time.monotonic() - self._checked >= CHECK_SECONDS:
+                if time.monotonic() - self._checked >= self._check_seconds:
                     self._look()
                     self._checked = time.monotonic()
         return self._active
