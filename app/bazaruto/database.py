@@ -79,8 +79,18 @@ class Pool(ConnectionPool[Connection]):
         return self._given
 
     def getconn(self, timeout: float | None = None) -> Connection:
-        """Give a connection away."""
-        connection = super().getconn(timeout)
+        """Give a connection away that is alive.
+
+        psycopg's own `check` waits a second, then two, for each dead connection it meets; after a restart of
+        the server all are dead, so here they are thrown out at once until a living or a new one comes.
+        """
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        while True:
+            connection = super().getconn(deadline - time.monotonic())
+            if _is_alive(connection):
+                break
+            connection.close()
+            super().putconn(connection)
         with self._counting:
             self._given += 1
         return connection
@@ -120,22 +130,28 @@ def open_pool(url: str, settings: DatabaseSettings, application_name: str) -> Po
         max_idle=settings.idle_timeout,
         timeout=settings.acquire_timeout,
         reconnect_timeout=RECONNECT_SECONDS,
-        check=_check,
         configure=configure,
         name=application_name,
         open=True,
     )
 
 
-def _check(connection: Connection) -> None:
-    """Raise when the connection is dead.
+def _is_alive(connection: Connection) -> bool:
+    """Whether it can be given away.
 
     A server that stopped or restarted has closed the socket, which one poll(2) shows without a round trip.
     """
+    if connection.closed:
+        return False
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN | select.POLLRDHUP)
-    if poll.poll(0) or time.monotonic() - connection.used_at > UNTRUSTED_AFTER_SECONDS:
+    if not poll.poll(0) and time.monotonic() - connection.used_at <= UNTRUSTED_AFTER_SECONDS:
+        return True
+    try:
         ConnectionPool.check_connection(connection)
+    except psycopg.Error:
+        return False
+    return True
 
 
 @contextmanager

@@ -145,9 +145,9 @@ def serving(
     **limits: Any,
 ) -> Iterator[Serving]:
     """A server with these limits and /hello, /block, /echo, /large beside the probes."""
-    settings = config.load({"BAZARUTO_HOME": str(home)})
-    logs.configure(settings, "test", echo=False)
     limits = {"drain_delay": 0.0, "drain_timeout": 5.0, "threads": 4} | limits
+    settings = config.load({"BAZARUTO_HOME": str(home)}).model_copy(update={"server": config.ServerSettings(**limits)})
+    logs.configure(settings, "test", echo=False)
     app = web.create_app("test", settings, metrics.Metrics())
     health = Health(checks)
     probes.add_probes(app, health)
@@ -158,7 +158,7 @@ def serving(
     running = server.Server(
         app,
         server.listen("127.0.0.1", 0),
-        config.ServerSettings(**limits),
+        settings.server,
         probes.PATHS,
         health.draining.set,
     )
