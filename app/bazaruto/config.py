@@ -84,14 +84,14 @@ class _PoolSection(Section):
 class ServerSettings(Section):
     """The HTTP server of either face. The guide's names and values are the defaults."""
 
-    read_timeout: Seconds = 30.0  # a whole request, from its first byte to its last
-    write_timeout: Seconds = 30.0  # a whole response, from its first byte to its last
+    read_timeout: Seconds = 30.0  # a whole request, from its first byte to its last; then 408
+    write_timeout: Seconds = 30.0  # a whole response: output that waits for the client longer; then closed
     idle_timeout: Seconds = 120.0  # a kept connection without a request
     drain_delay: SecondsOrZero = 1.0  # at a stop: how long only readiness fails, so that balancers notice
     drain_timeout: Seconds = 30.0  # at a stop: how long requests in flight may then still take
     threads: Annotated[int, Field(ge=1, le=256)] = 16
     queue_limit: Annotated[int, Field(ge=1, le=10_000)] = 256  # requests waiting for a thread; more: 503
-    connection_limit: Annotated[int, Field(ge=1, le=10_000)] = 512
+    connection_limit: Annotated[int, Field(ge=1, le=10_000)] = 512  # above it: the oldest idle one is closed, or 503
     max_body_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 1024 * 1024  # more: 413
     trusted_proxy: str = ""  # address of the proxy in front, whose X-Forwarded-For names the client
     max_header_bytes: Annotated[int, Field(ge=1024, le=2**20)] = 32 * 1024  # more: 431
@@ -118,9 +118,11 @@ class RedisSettings(_PoolSection):
 
 
 class LogSettings(Section):
-    """What is logged; the level can also be changed while a process runs."""
+    """What is logged. While processes run, the level is changed by one of the five words in the file
+    $BAZARUTO_HOME/config/log-level (within a second, for every process of this home); without it this setting rules.
+    """
 
-    level: Literal["debug", "info", "warn", "error", "fatal"] = "info"
+    level: Literal["debug", "info", "warn", "error", "fatal"] = "info"  # access.log is written at every level
 
 
 class AuthSettings(Section):

@@ -30,11 +30,11 @@ class Pool(BlockingConnectionPool):
     """
 
     def __init__(
-        self, *, min_connections: int, max_lifetime: float, care_seconds: float = CARE_SECONDS, **rest: Any
+        self, *, min_connections: int, max_lifetime: float, care_seconds: float | None = None, **rest: Any
     ) -> None:
         self._minimum = min_connections
         self._lifetime = max_lifetime
-        self._care_seconds = care_seconds
+        self._care_seconds = CARE_SECONDS if care_seconds is None else care_seconds
         self._born: dict[Any, tuple[Any, float]] = {}  # connection → (its socket, since when)
         self._given = 0
         self._counting = threading.Lock()
