@@ -47,6 +47,7 @@ class Progress:
         self._screen = screen
         self._status: Status | None = None
         self._shown_waiting: str | None = None
+        self._begun = False
 
     def __enter__(self) -> Progress:
         if self._screen.is_terminal:
@@ -61,12 +62,15 @@ class Progress:
     def show(self, run: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> None:
         """What is new."""
         for event in events:
+            self._begun = True
             self._event(event)
         if run["status"] in ("queued", "waiting"):
             self._now(run["status_reason"] or "waiting for a worker")
             if run["status_reason"] and run["status_reason"] != self._shown_waiting:
                 self._shown_waiting = run["status_reason"]
                 self._screen.print(Text(f"  {self._shown_waiting}", style="yellow"))
+        elif run["status"] == "running" and not self._begun:
+            self._now("starting")
 
     def _event(self, event: Mapping[str, Any]) -> None:
         kind = event["type"]
