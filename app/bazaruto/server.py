@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import resource
@@ -154,6 +155,7 @@ class Server(TcpWSGIServer):
         self._serve_until: float | None = None  # draining: until then all is served, only readiness fails
         self._refusing_since: float | None = None  # then new requests are refused, those begun may end
         self._next_tick = 0.0
+        self._accept_from = 0.0  # after descriptors ran out: no connection is accepted before
         self.loop = EventLoop()
         self._lanes = _Lanes(limits.threads, probe_paths)
         address = listener.getsockname()
@@ -203,6 +205,23 @@ class Server(TcpWSGIServer):
     def stop(self) -> None:
         """Ask for a graceful stop, from any thread or a signal handler; noticed at the next tick."""
         self._stop_wanted = True
+
+    def accept(self) -> Any:
+        """Take a new connection; without a free descriptor wait a tick, because the loop would spin."""
+        try:
+            return super().accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                if not self._accept_from:
+                    log.warn("no connection can be accepted: too many open files", limit=_descriptors())
+                self._accept_from = time.monotonic() + TICK_SECONDS
+            raise
+
+    def readable(self) -> bool:
+        """Whether the loop shall accept connections."""
+        if self._accept_from and time.monotonic() < self._accept_from:
+            return False
+        return bool(super().readable())
 
     def add_task(self, task: Channel) -> None:
         """Hand a connection whose next request is complete to a lane, or refuse that request."""
@@ -290,6 +309,10 @@ class Server(TcpWSGIServer):
 
 def _unaccounted(_: Served) -> None:
     """For applications that are not ours."""
+
+
+def _descriptors() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _allow_descriptors(connections: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -39,10 +40,13 @@ sys.exit(server.serve(app, host="127.0.0.1", port=0, limits=settings.server, pro
 class Program:
     """A process that serves /slow."""
 
-    def __init__(self, home: Path, slow_seconds: float) -> None:
+    def __init__(self, home: Path, slow_seconds: float, descriptors: int | None = None) -> None:
         self.home = home
         environment = {**os.environ, "BAZARUTO_SERVER_DRAIN_DELAY": "1s", "BAZARUTO_SERVER_DRAIN_TIMEOUT": "8s"}
-        self.process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(slow_seconds)], env=environment)
+        argv = [sys.executable, "-c", PROGRAM, str(slow_seconds)]
+        if descriptors is not None:
+            argv = ["prlimit", f"--nofile={descriptors}:{descriptors}", *argv]
+        self.process = subprocess.Popen(argv, env=environment)
         wait_for(lambda: self.line("listening"), 20)
         self.port = int(self.line("listening")["port"])
 
@@ -132,3 +136,24 @@ def test_a_taken_port_is_a_sentence(home: Path) -> None:
 
     with serving(home) as running, pytest.raises(server.CannotListen, match="set another host or port"):
         server.listen("127.0.0.1", running.port)
+
+
+def test_a_process_out_of_descriptors_does_not_spin_and_serves_again_when_there_are_some(home: Path) -> None:
+    program = Program(home, 0.0, descriptors=40)
+    try:
+        clients = [socket.create_connection(("127.0.0.1", program.port)) for _ in range(60)]
+        wait_for(lambda: program.line("no connection can be accepted"))
+        before = _processor_seconds(program.process.pid)
+        time.sleep(1.0)
+        assert _processor_seconds(program.process.pid) - before < 0.3
+        for client in clients:
+            client.close()
+        assert program.begin("/livez").getresponse().status == 200
+    finally:
+        program.process.kill()
+        program.process.wait()
+
+
+def _processor_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
