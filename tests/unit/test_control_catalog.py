@@ -85,7 +85,7 @@ def test_a_catalogue_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_type_choices_default_and_description_come_from_the_role(tmp_path: Path) -> None:
-    schema = job(tmp_path, count={"variable": "job_count"}, word={"variable": "job_word"}).schema()
+    schema = job(tmp_path, count={"variable": "job_count"}, word={"variable": "job_word"}).json_schema()
     assert schema["properties"]["count"] == {
         "type": "integer",
         "description": "How often. In all.",
@@ -99,7 +99,7 @@ def test_a_secret_is_shown_nowhere(tmp_path: Path) -> None:
     operation = job(tmp_path, key={"variable": "job_key"}, word={"variable": "job_word", "secret": True})
     assert operation.shown({"key": "k", "word": "w"}) == {"key": "***", "word": "***"}
     assert set(operation.secret_variables()) == {"job_key", "job_word"}
-    assert "hidden" not in str(operation.schema())
+    assert "hidden" not in str(operation.json_schema())
 
 
 def test_only_listed_parameters_become_variables(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ class Api:
             **_summary(operation).model_dump(),
             playbook=operation.playbook,
             excludes=operation.exclusion,
-            parameters=operation.schema(),
+            parameters=operation.json_schema(),
         )
 
     def list_environments(self) -> dict[str, Any]:

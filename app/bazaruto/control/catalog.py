@@ -72,13 +72,13 @@ class Parameter:
     default: Any
     description: str
     required: bool
-    minimum: float | None
-    maximum: float | None
+    minimum: int | float | None
+    maximum: int | float | None
     pattern: str | None  # the whole value must match
     unit: str | None
     secret: bool  # its value is never shown, logged or stored in the clear
 
-    def schema(self) -> dict[str, Any]:
+    def json_schema(self) -> dict[str, Any]:
         """The JSON Schema of its value."""
         values = {
             "type": SCHEMA_TYPES[self.type],
@@ -120,13 +120,13 @@ class Operation:
     exclusion: str | None  # runs of the same kind in one environment exclude each other
     parameters: dict[str, Parameter]
 
-    def schema(self) -> dict[str, Any]:
+    def json_schema(self) -> dict[str, Any]:
         """The JSON Schema of its parameters."""
         return {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "type": "object",
             "additionalProperties": False,
-            "properties": {name: parameter.schema() for name, parameter in self.parameters.items()},
+            "properties": {name: parameter.json_schema() for name, parameter in self.parameters.items()},
             "required": [name for name, parameter in self.parameters.items() if parameter.required],
         }
 
@@ -203,8 +203,8 @@ class _Entry(BaseModel):
 
 class _ParameterEntry(_Entry):
     variable: str
-    minimum: float | None = None
-    maximum: float | None = None
+    minimum: int | float | None = None
+    maximum: int | float | None = None
     pattern: str | None = None
     unit: str | None = None
     secret: bool = False
@@ -340,7 +340,7 @@ def _list_problem(elements: str, value: object) -> str | None:
 
 def _range_problem(value: float, minimum: float | None, maximum: float | None) -> str | None:
     if minimum is not None and value < minimum:
-        return f"must be at least {minimum:g}"
+        return f"must be at least {minimum}"
     if maximum is not None and value > maximum:
-        return f"must be at most {maximum:g}"
+        return f"must be at most {maximum}"
     return None

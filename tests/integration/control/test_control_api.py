@@ -177,7 +177,7 @@ def test_an_operations_parameters_are_a_json_schema(control_plane: ControlPlane)
     schema = operation["parameters"]
     assert schema["additionalProperties"] is False
     assert schema["properties"]["count"] == {
-        "type": "integer", "default": 1, "description": "How often.", "minimum": 1.0, "maximum": 9.0,
+        "type": "integer", "default": 1, "description": "How often.", "minimum": 1, "maximum": 9,
     }  # fmt: skip
     assert schema["properties"]["mood"]["enum"] == ["calm", "merry"]
     assert schema["properties"]["mood"]["description"] == "How it is said. Two sentences of it."

@@ -244,7 +244,7 @@ def _by_hand(request: dict[str, Any]) -> str:
     words += ["-e", f"confirm={request['confirm']}"] if request["confirm"] else []
     known = {name: text for name, text in request["parameters"].items() if name in operation.parameters}
     shown = {
-        operation.parameters[name].variable: _value(operation.parameters[name].schema(), text)
+        operation.parameters[name].variable: _value(operation.parameters[name].json_schema(), text)
         for name, text in known.items()
         if not operation.parameters[name].secret
     }
