@@ -1,5 +1,6 @@
 """The floor: one route on bottle and waitress, with as many threads as ours has."""
 
+import logging
 import sys
 
 import bottle
@@ -14,4 +15,5 @@ def ping(number: int) -> dict[str, int]:
 
 
 if __name__ == "__main__":
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # else it prints a line for each queued request
     waitress.serve(app, host="127.0.0.1", port=int(sys.argv[1]), threads=16, _quiet=True)
