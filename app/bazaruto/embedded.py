@@ -26,9 +26,11 @@ import psycopg
 from psycopg import sql
 
 from bazaruto import processes
+from bazaruto.database import statements
 from bazaruto.processes import ProcessIdentity
 from bazaruto.server_user import EmbeddedError, ServerUser, own_directory, run, server_environment, write_private
 
+SQL = statements("bazaruto", "embedded.sql")
 SUPERUSER = "postgres"
 PORT = 5432  # only part of the socket's name
 SOCKET_PATH_BYTES = 107  # what a Unix socket's address holds
@@ -194,13 +196,12 @@ def stop_cluster(cluster: Cluster, grace_seconds: float = STOP_SECONDS) -> bool:
 def ensure_role(cluster: Cluster, role: str, database: str) -> None:
     """See that `role` can log in with its password, and owns `database`; nothing else is granted."""
     password = password_of(cluster, role)
+    names = {"role": sql.Identifier(role), "database": sql.Identifier(database), "password": sql.Literal(password)}
     with connect(cluster) as connection:
-        if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [role]).rowcount:
-            statement = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}")
-            connection.execute(statement.format(sql.Identifier(role), sql.Literal(password)))
-        if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [database]).rowcount:
-            statement = sql.SQL("CREATE DATABASE {} OWNER {}")
-            connection.execute(statement.format(sql.Identifier(database), sql.Identifier(role)))
+        if not connection.execute(SQL.role_exists, {"role": role}).rowcount:
+            connection.execute(sql.SQL(SQL.create_role).format(**names))
+        if not connection.execute(SQL.database_exists, {"database": database}).rowcount:
+            connection.execute(sql.SQL(SQL.create_database).format(**names))
 
 
 def connect(cluster: Cluster, **parameters: Any) -> psycopg.Connection[tuple[Any, ...]]:

@@ -8,6 +8,8 @@ import os
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -16,12 +18,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
+import bazaruto
 from bazaruto import processes
 
 from .conftest import BIN, Platform, free_port, platform_in
 
 SERVERS = ["postgresql-service", "postgresql-control", "redis"]
-DAEMONS = ["bazarutod", "bazarutod-worker", "bazaruto", "bazaruto-worker"]
+DAEMONS = ["bazarutod", "bazaruto-worker", "control", "control-worker"]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small file system")
 
 
@@ -154,8 +157,14 @@ def test_down_leaves_no_process_and_no_socket_and_keeps_the_data(platform: Platf
         users = connection.execute("SELECT count(*) FROM users").fetchone()
     sockets = Path(platform.local["socket_directory"])
     assert sockets.is_dir()
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"
+    at_work = subprocess.Popen(
+        [sys.executable, "-c", stubborn], env={**platform.environment, "BAZARUTO_RUN_ID": "20261123-154142-3f9a1c"}
+    )
     done = platform.run("down")
     assert done.returncode == 0, done.stderr
+    assert "20261123-154142-3f9a1c" in done.stdout
+    assert at_work.wait(timeout=5) == -signal.SIGKILL
     assert processes_of(platform.home) == []
     assert not sockets.exists()
     assert list((platform.home / "run").glob("*.pid.json")) == []
@@ -285,6 +294,79 @@ def test_a_daemon_that_dies_at_its_start_says_why(platform: Platform, tmp_path: 
         assert str(content) in done.stderr
     finally:
         broken.run("down", "--remove-data", "--yes")
+
+
+def python_for_everyone() -> str:
+    """An interpreter of this version that every user may run."""
+    show = "import sys; print(sys.version_info[:2])"
+    for candidate in (sys.executable, "/usr/bin/python3"):
+        reachable = subprocess.run([*AS_NOBODY, "test", "-x", os.path.realpath(candidate)], check=False, cwd="/")
+        told = subprocess.run([candidate, "-c", show], capture_output=True, text=True, check=False)
+        if reachable.returncode == 0 and told.stdout.strip() == str(sys.version_info[:2]):
+            return candidate
+    pytest.skip("the user nobody can run no Python of this version: it lies below a directory closed to others")
+
+
+LOCK = Path(__file__).resolve().parents[2] / "app" / "requirements" / "control.txt"
+NOBODY = 65534
+AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs"]
+
+
+@pytest.fixture
+def for_everyone() -> Iterator[Path]:
+    """An environment with these packages that every user may run, below a directory that every user may enter."""
+    python = python_for_everyone()
+    packages = [path for path in sys.path if path.endswith("site-packages")] + [str(Path(bazaruto.__file__).parents[1])]
+    with tempfile.TemporaryDirectory(prefix="bazaruto-nobody-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        subprocess.run([python, "-m", "venv", "--without-pip", directory / "venv"], check=True)
+        (site,) = (directory / "venv").glob("lib/python*/site-packages")
+        # What the tester's own Python is too new to have; the lock says which.
+        older = [line.split(" ;")[0] for line in LOCK.read_text().splitlines() if "< '3.11.3'" in line]
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, *older]
+        if older and subprocess.run(pip, check=False).returncode:
+            pytest.skip(f"{', '.join(older)}, which an older Python needs, could not be fetched")
+        (site / "these.pth").write_text("\n".join(packages) + "\n")
+        for program, module in (("bazaruto", "bazaruto.control.cli"), ("bazarutod", "bazaruto.service.cli")):
+            script = directory / "venv" / "bin" / program
+            script.write_text(f"#!{directory}/venv/bin/python\nfrom {module} import main\nmain()\n")
+            script.chmod(0o755)
+        (directory / "home").mkdir()
+        os.chown(directory / "home", NOBODY, NOBODY)
+        yield directory
+
+
+@needs_root
+@pytest.mark.root
+def test_a_normal_user_needs_no_root(for_everyone: Path) -> None:
+    home = for_everyone / "home" / "var"
+    mine = platform_in(home)
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*AS_NOBODY, for_everyone / "venv" / "bin" / "bazaruto", *words],
+            env={**mine.environment, "HOME": str(home.parent), "XDG_RUNTIME_DIR": ""},
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    try:
+        done = run("up", "--no-backup")
+        assert done.returncode == 0, done.stderr
+        told = json.loads(run("status", "-o", "json").stdout)
+        assert told["running"]
+        for process in told["processes"]:
+            assert Path(f"/proc/{process['pid']}").stat().st_uid == NOBODY, process
+        local = json.loads((home / "local.json").read_text())
+        assert local["postgresql"]["server_command_prefix"] == []
+        assert local["postgresql"]["server_user"] is None
+    finally:
+        gone = run("down")
+    assert gone.returncode == 0, gone.stderr
+    assert processes_of(home) == []
 
 
 def test_env_before_up_says_what_to_run(tmp_path: Path) -> None:

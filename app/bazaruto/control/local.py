@@ -70,18 +70,14 @@ def up(settings: Settings, step: Step, say: Say) -> Installation:
         before = home.read_local()
         settings = _as_before(settings, before)
         service_url, control_url = _addresses(settings)
-        daemons = local_daemons.daemons(service_url, control_url)
-        running = {daemon.name: local_daemons.find(home, daemon) for daemon in daemons}
+        running = {name: local_daemons.find(home, name) for name in local_daemons.COMMANDS}
         servers = local_servers.choose(settings, home)
         if any(running.values()):
             _refuse_changes(before, service_url, control_url, servers)
         _refuse_taken_ports(settings, running)
         local = _start_servers(servers, settings, step)
         home.write_local(local)
-        if not all(running.values()):
-            _start_daemons(home, settings, daemons, running, step)
-        else:
-            _await(home, daemons, running, step)
+        _start_daemons(home, settings, running, step)
     return status(settings)
 
 
@@ -93,7 +89,7 @@ def down(settings: Settings, step: Step, say: Say) -> list[str]:
     with only_one(home, say):
         settings = _as_before(settings, home.read_local())
         with step("Stop service and control plane"):
-            stopped = local_daemons.stop(home, local_daemons.daemons(*_addresses(settings)), say)
+            stopped = local_daemons.stop(home, say)
         with step("Stop PostgreSQL and Redis"):
             stopped += local_servers.stop(local_servers.choose(settings, home))
     return stopped
@@ -121,10 +117,8 @@ def status(settings: Settings) -> Installation:
         return Installation(home, {}, ())
     settings = _as_before(settings, local)
     servers = local_servers.choose(settings, home)
-    found = [
-        _server_status(servers, name) for name in (local_servers.SERVICE, local_servers.CONTROL, local_servers.REDIS)
-    ]
-    daemons = local_daemons.daemons(local["service"]["url"], local["control"]["url"])
+    found = [_server_status(servers, name) for name in local_servers.NAMES]
+    daemons = local_daemons.daemons(local)
     with ThreadPoolExecutor() as pool:
         found += pool.map(lambda daemon: _daemon_status(home, daemon), daemons)
     return Installation(home, local, tuple(found))
@@ -199,7 +193,7 @@ def _refuse_changes(before: dict[str, Any], service_url: str, control_url: str, 
 def _refuse_taken_ports(settings: Settings, running: dict[str, ProcessIdentity | None]) -> None:
     if not running["bazarutod"]:
         local_preflight.refuse_taken_port(settings.service_host, settings.service_port, "BAZARUTO_SERVICE_PORT")
-    if not running["bazaruto"]:
+    if not running["control"]:
         local_preflight.refuse_taken_port(settings.control_host, settings.control_port, "BAZARUTO_CONTROL_PORT")
     if settings.service_port == settings.control_port:
         raise StepError(
@@ -226,25 +220,27 @@ def _start_servers(servers: Servers, settings: Settings, step: Step) -> dict[str
     }
 
 
-def _start_daemons(
-    home: Home, settings: Settings, daemons: list[Daemon], running: dict[str, ProcessIdentity | None], step: Step
-) -> None:
-    """Whatever must be in place before daemons run is brought in place again: an earlier `up` may have been cut off."""
-    env = local_daemons.environment(home, settings.service_port, settings.control_port)
+def _start_daemons(home: Home, settings: Settings, found: dict[str, ProcessIdentity | None], step: Step) -> None:
+    daemons = local_daemons.daemons(home.read_local())
+    running = {name: identity for name, identity in found.items() if identity}
+    if missing := [daemon for daemon in daemons if daemon.name not in running]:
+        env = local_daemons.environment(home, settings.service_port, settings.control_port)
+        _prepare(home, settings, env, step)
+        with step(f"Start {', '.join(daemon.name for daemon in missing)}"):
+            local_daemons.start_all(home, missing, env)
+    if here := [daemon for daemon in daemons if daemon.name in running]:
+        with step(f"See that {', '.join(running)} are ready"):
+            local_daemons.await_running(home, running, here)
+
+
+def _prepare(home: Home, settings: Settings, env: dict[str, str], step: Step) -> None:
+    """Whatever must be in place before daemons run, again every time: an earlier `up` may have been cut off."""
     with step("Bring both databases to this version"), ThreadPoolExecutor() as pool:
         for done in [pool.submit(_command, home, env, program, "migrate") for program in ("bazarutod", "bazaruto")]:
             done.result()
     _copy_default_rules(settings.rules_file)
     with step("See that the demo data is there"):
         _command(home, env, "bazarutod", "demo")
-    with step("Start service and control plane"):
-        started = {daemon.name: running[daemon.name] or local_daemons.start(home, daemon, env) for daemon in daemons}
-        local_daemons.await_ready(home, started, daemons)
-
-
-def _await(home: Home, daemons: list[Daemon], running: dict[str, ProcessIdentity | None], step: Step) -> None:
-    with step("See that service and control plane are ready"):
-        local_daemons.await_ready(home, {name: found for name, found in running.items() if found}, daemons)
 
 
 def _command(home: Home, env: dict[str, str], program: str, *words: str) -> None:
@@ -281,7 +277,7 @@ def _server_status(servers: Servers, name: str) -> Process:
 
 
 def _daemon_status(home: Home, daemon: Daemon) -> Process:
-    found = local_daemons.find(home, daemon)
+    found = local_daemons.find(home, daemon.name)
     ready = bool(found) and (daemon.url is None or local_daemons.is_ready(daemon.url))
     return _process(daemon.name, found, str(home.part("log", f"{daemon.name}.log")), ready=ready)
 

@@ -11,10 +11,13 @@ import urllib.request
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+
+import psycopg
 
 from bazaruto import embedded, processes
 from bazaruto.control.local_home import Home
-from bazaruto.control.local_servers import bin_directory
+from bazaruto.control.local_servers import SQL, bin_directory
 from bazaruto.processes import ProcessIdentity
 from bazaruto.server_user import EmbeddedError
 
@@ -22,6 +25,7 @@ READY_SECONDS = 60.0
 PROBE_SECONDS = 2.0
 STOP_SECONDS = 40.0  # more than the daemons' own drain_timeout
 RUN_GRACE_SECONDS = 10.0  # how long a run's supervisor may take to end its playbook and record that
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy for the world is not one for here
 NOT_INHERITED = ("PG", "MAKE", "MFLAGS", "PYTEST", "ANSIBLE_")
 
 
@@ -29,26 +33,32 @@ class DaemonError(EmbeddedError):
     """A daemon does not run; the text holds the end of its log."""
 
 
+# What runs, in the order in which it starts; the names are those of the logs, the pid files and the output.
+COMMANDS = {
+    "bazarutod": ("bazarutod", "serve"),
+    "bazaruto-worker": ("bazarutod", "worker"),
+    "control": ("bazaruto", "serve"),
+    "control-worker": ("bazaruto", "worker"),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Daemon:
-    """One of the four: what runs, and where it answers."""
+    """One of the four, and how it is seen to be ready."""
 
-    name: str  # also of its pid file and of its output
-    command: tuple[str, str]  # program and subcommand
-    url: str | None = None  # of its HTTP face; a worker has none
-
-    def log_path(self, home: Home) -> Path:
-        """What it prints besides its log: usually nothing but the reason of its death."""
-        return home.part("log", f"{self.name}.out")
+    name: str
+    url: str | None = None  # of its HTTP face, which says when it is ready
+    database_url: str | None = None  # where a worker announces itself
 
 
-def daemons(service_url: str, control_url: str) -> list[Daemon]:
-    """All four, in the order in which they start."""
+def daemons(local: dict[str, Any]) -> list[Daemon]:
+    """All four; `local` is what local.json holds."""
+    service, control = local["service"], local["control"]
     return [
-        Daemon("bazarutod", ("bazarutod", "serve"), service_url),
-        Daemon("bazarutod-worker", ("bazarutod", "worker")),
-        Daemon("bazaruto", ("bazaruto", "serve"), control_url),
-        Daemon("bazaruto-worker", ("bazaruto", "worker")),
+        Daemon("bazarutod", url=service["url"]),
+        Daemon("bazaruto-worker", database_url=service["database_url"]),
+        Daemon("control", url=control["url"]),
+        Daemon("control-worker", database_url=control["database_url"]),
     ]
 
 
@@ -67,59 +77,79 @@ def environment(home: Home, service_port: int, control_port: int) -> dict[str, s
     }
 
 
-def find(home: Home, daemon: Daemon) -> ProcessIdentity | None:
+def find(home: Home, name: str) -> ProcessIdentity | None:
     """The running process of this daemon, also when its record was lost."""
-    recorded = processes.read_pid_file(home.pid_file(daemon.name))
+    recorded = processes.read_pid_file(home.pid_file(name))
     if processes.is_alive(recorded):
         return recorded
     for pid in processes.everyone():
-        if _is(daemon, pid) and processes.environment_of(pid).get("BAZARUTO_HOME") == str(home.path):
+        if _is(name, pid) and processes.environment_of(pid).get("BAZARUTO_HOME") == str(home.path):
             return processes.identify(pid)
     return None
 
 
-def start(home: Home, daemon: Daemon, env: dict[str, str]) -> ProcessIdentity:
-    """Start it and record who it is; it need not be ready yet."""
-    log_path = daemon.log_path(home)
-    embedded.set_aside_log(log_path)
-    program, subcommand = daemon.command
+def start_all(home: Home, missing: list[Daemon], env: dict[str, str]) -> None:
+    """Start these, and wait until each takes requests or jobs."""
+    announced = {daemon.name: _newest_worker(daemon) for daemon in missing if daemon.database_url}
+    started = {daemon.name: _start(home, daemon.name, env) for daemon in missing}
+    _await(home, started, missing, lambda worker: _newest_worker(worker) > announced[worker.name])
+
+
+def await_running(home: Home, running: dict[str, ProcessIdentity], all_daemons: list[Daemon]) -> None:
+    """Wait until those that run already take requests."""
+    _await(home, running, all_daemons, lambda _: True)
+
+
+def _start(home: Home, name: str, env: dict[str, str]) -> ProcessIdentity:
+    program, subcommand = COMMANDS[name]
+    embedded.set_aside_log(_output(home, name))
     identity = processes.spawn_daemon(
-        [bin_directory() / program, subcommand], env=env, log_path=log_path, cwd=home.path
+        [bin_directory() / program, subcommand], env=env, log_path=_output(home, name), cwd=home.path
     )
-    processes.write_pid_file(home.pid_file(daemon.name), identity)
+    processes.write_pid_file(home.pid_file(name), identity)
     return identity
 
 
-def await_ready(home: Home, started: dict[str, ProcessIdentity], all_daemons: Iterable[Daemon]) -> None:
-    """Wait until each lives and, where it has a face, says that it is ready."""
+def _await(
+    home: Home,
+    started: dict[str, ProcessIdentity],
+    all_daemons: Iterable[Daemon],
+    worker_is_ready: Callable[[Daemon], bool],
+) -> None:
     deadline = time.monotonic() + READY_SECONDS
     waiting = list(all_daemons)
     while waiting:
         for daemon in list(waiting):
             if not processes.is_alive(started[daemon.name]):
-                raise DaemonError(f"{daemon.name} ended while it started: {_why(home, daemon)}")
-            if daemon.url is None or is_ready(daemon.url):
+                raise DaemonError(f"{daemon.name} ended while it started: {_why(home, daemon.name)}")
+            if is_ready(daemon.url) if daemon.url else worker_is_ready(daemon):
                 waiting.remove(daemon)
         if waiting and time.monotonic() > deadline:
             names = " and ".join(daemon.name for daemon in waiting)
-            raise DaemonError(f"{names} not ready after {READY_SECONDS:.0f} s: {_why(home, waiting[0])}")
+            raise DaemonError(f"{names} not ready after {READY_SECONDS:.0f} s: {_why(home, waiting[0].name)}")
         if waiting:
             time.sleep(0.05)
+
+
+def _newest_worker(daemon: Daemon) -> int:
+    with psycopg.connect(daemon.database_url or "", connect_timeout=5, password="") as connection:
+        row = connection.execute(SQL.newest_worker).fetchone()
+    return int(row[0]) if row else 0
 
 
 def is_ready(url: str) -> bool:
     """Whether the HTTP face at `url` takes requests."""
     try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=PROBE_SECONDS) as answer:  # noqa: S310 -- our own http URL
+        with _DIRECT.open(f"{url}/readyz", timeout=PROBE_SECONDS) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False  # not yet, or not any more
 
 
-def stop(home: Home, all_daemons: Iterable[Daemon], report: Callable[[str], None]) -> list[str]:
+def stop(home: Home, report: Callable[[str], None]) -> list[str]:
     """End all of them, then every run that is still at work here; returns the names of those that ran."""
     with ThreadPoolExecutor() as pool:
-        ended = list(pool.map(lambda daemon: _stop_one(home, daemon), all_daemons))
+        ended = list(pool.map(lambda name: _stop_one(home, name), COMMANDS))
     stopped = [name for name in ended if name]
     if left := runs_at_work(home):
         report(f"Ending {len(set(left.values()))} run(s) that are at work: {', '.join(sorted(set(left.values())))}")
@@ -143,12 +173,12 @@ def runs_at_work(home: Home) -> dict[ProcessIdentity, str]:
     return found
 
 
-def _stop_one(home: Home, daemon: Daemon) -> str | None:
+def _stop_one(home: Home, name: str) -> str | None:
     stopped = None
-    while running := find(home, daemon):
+    while running := find(home, name):
         processes.end(running, STOP_SECONDS)
-        stopped = daemon.name
-    home.pid_file(daemon.name).unlink(missing_ok=True)
+        stopped = name
+    home.pid_file(name).unlink(missing_ok=True)
     return stopped
 
 
@@ -160,15 +190,20 @@ def _ancestors() -> set[int]:
     return found
 
 
-def _is(daemon: Daemon, pid: int) -> bool:
-    program, subcommand = daemon.command
+def _is(name: str, pid: int) -> bool:
+    program, subcommand = COMMANDS[name]
     words = processes.arguments_of(pid)
     return len(words) >= 2 and Path(words[-2]).name == program and words[-1] == subcommand
 
 
-def _why(home: Home, daemon: Daemon) -> str:
+def _output(home: Home, name: str) -> Path:
+    """What it prints besides its log: usually nothing but the reason of its death."""
+    return home.part("log", f"{name}.out")
+
+
+def _why(home: Home, name: str) -> str:
     """What it printed; or, when it printed nothing, the end of its log."""
-    log_path = daemon.log_path(home)
-    if not log_path.exists() or not log_path.stat().st_size:
-        log_path = log_path.with_suffix(".log")
-    return f"{embedded.last_lines(log_path)} ({log_path})"
+    path = _output(home, name)
+    if not path.exists() or not path.stat().st_size:
+        path = path.with_suffix(".log")
+    return f"{embedded.last_lines(path)} ({path})"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -17,9 +18,11 @@ from psycopg.conninfo import conninfo_to_dict
 from bazaruto import embedded, processes, server_user
 from bazaruto.config import Settings
 from bazaruto.control.local_home import Home
+from bazaruto.database import statements
 from bazaruto.processes import ProcessIdentity
 from bazaruto.server_user import EmbeddedError, ServerUser
 
+SQL = statements("bazaruto.control", "local.sql")
 SERVICE, CONTROL, REDIS = "postgresql-service", "postgresql-control", "redis"
 NAMES = (SERVICE, CONTROL, REDIS)
 ROLES = {SERVICE: "bazaruto", CONTROL: "bazaruto_control"}  # each owns a database of its own name
@@ -223,12 +226,9 @@ def _password_into_file(url: str, passfile: Path) -> str:
 
 def _check_own_postgresql(url: str, setting: str, *, restores: bool) -> None:
     try:
-        with psycopg.connect(url, connect_timeout=CONNECT_SECONDS) as connection:
+        with psycopg.connect(url, connect_timeout=CONNECT_SECONDS, password="") as connection:
             version = connection.info.server_version // 10_000
-            row = connection.execute(
-                "SELECT rolname, rolsuper OR rolcreatedb, has_schema_privilege('public', 'CREATE')"
-                " FROM pg_roles WHERE rolname = current_user"
-            ).fetchone()
+            row = connection.execute(SQL.rights).fetchone()
     except psycopg.Error as error:
         reason = " ".join(str(error).split())
         raise OwnServerError(
@@ -268,8 +268,7 @@ def _client_version() -> int:
 
 
 def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return re.sub(r"^(\w+://)[^/]*@", r"\1", url)
 
 
 def bin_directory() -> Path:
