@@ -53,7 +53,17 @@ def presented_hash() -> bytes:
 
 def identify(connection: psycopg.Connection[DictRow], token_sha256: bytes) -> Caller:
     """Whose token this is; 401 for one that is unknown, revoked or expired."""
-    row = connection.execute(SQL.user_of_token, {"token_sha256": token_sha256}).fetchone()
+    return identified(ask_identity(connection, token_sha256))
+
+
+def ask_identity(connection: psycopg.Connection[DictRow], token_sha256: bytes) -> psycopg.Cursor[DictRow]:
+    """The question of `identify`; in a pipeline the next one can be sent before it is answered."""
+    return connection.execute(SQL.user_of_token, {"token_sha256": token_sha256})
+
+
+def identified(asked: psycopg.Cursor[DictRow]) -> Caller:
+    """The answer of `identify`."""
+    row = asked.fetchone()
     if row is None:
         raise unauthorized("The token is unknown, revoked or expired: log in again.")
     web.set_user(str(row["id"]))

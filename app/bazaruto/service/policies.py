@@ -13,7 +13,17 @@ from pydantic import ValidationInfo, field_validator
 
 from bazaruto import database, logs, web
 from bazaruto.problems import Problem
-from bazaruto.service.access import STAFF, forbidden, identify, not_found, path_id, presented_hash, require
+from bazaruto.service.access import (
+    STAFF,
+    ask_identity,
+    forbidden,
+    identified,
+    identify,
+    not_found,
+    path_id,
+    presented_hash,
+    require,
+)
 from bazaruto.service.context import Service, changing, only_row, reading, today
 from bazaruto.service.fields import Currency, Day, Id, Input, Minor, Product
 from bazaruto.service.lists import Page
@@ -112,10 +122,12 @@ def _list(service: Service) -> dict[str, Any]:
 
 
 def _show(service: Service, policy_id: str) -> dict[str, Any]:
-    token = presented_hash()
-    with reading(service.pool) as connection:
-        caller = identify(connection, token)
-        policy = connection.execute(SQL.policy_by_id, {"id": path_id(policy_id, "policy")}).fetchone()
+    token, identity = presented_hash(), path_id(policy_id, "policy")
+    # The commonest read: both questions in one journey to the server and back.
+    with reading(service.pool) as connection, connection.pipeline():
+        asked = ask_identity(connection, token)
+        found = connection.execute(SQL.policy_by_id, {"id": identity})
+        caller, policy = identified(asked), found.fetchone()
     if policy is None:
         raise not_found("policy")
     caller.must_own(policy["user_id"])

@@ -241,6 +241,23 @@ def test_a_worker_lives_through_the_loss_of_its_connections(site: Installation, 
     assert worker.poll() is None
 
 
+def test_a_job_that_ended_while_the_database_could_not_be_told_runs_again(
+    site: Installation, staff: Client, worker: object
+) -> None:
+    claim = _submit(staff, new_policy(staff, staff))
+    _assessed(staff, claim)
+    own = site.one("SELECT max(id) AS id FROM procrastinate_workers")["id"]
+    job = site.one(
+        "INSERT INTO procrastinate_jobs (queue_name, task_name, args, status, worker_id)"
+        " VALUES ('default', 'assess_claim', %s, 'doing', %s) RETURNING id",
+        json.dumps({"claim_id": claim}),
+        own,
+    )["id"]
+    wait_until(
+        lambda: site.one("SELECT status::text FROM procrastinate_jobs WHERE id = %s", job)["status"] == "succeeded", 40
+    )
+
+
 def test_a_stopped_worker_takes_nothing_new_and_ends_with_zero(site: Installation) -> None:
     process = site.worker()
     process.send_signal(signal.SIGINT)

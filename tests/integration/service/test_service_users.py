@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import pytest
@@ -100,3 +101,6 @@ def test_pages_refuse_what_is_no_page(agent: Client) -> None:
     assert wrong_fields(agent.get("/v1/users?limit=0&role=king&colour=red")) == {"limit", "role", "colour"}
     assert wrong_fields(agent.get("/v1/users?limit=201")) == {"limit"}
     assert wrong_fields(agent.get("/v1/users?cursor=abc")) == {"cursor"}
+    huge = base64.urlsafe_b64encode(b"[99999999999999999999999999]").decode().rstrip("=")
+    for path in ("/v1/users", "/v1/policies", "/v1/claims", "/jobs/failed"):
+        assert wrong_fields(agent.get(f"{path}?cursor={huge}")) == {"cursor"}
