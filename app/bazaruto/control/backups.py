@@ -23,9 +23,9 @@ class StorageUnreadableError(Exception):
 class BackupStatus(enum.StrEnum):
     """What is known of a backup."""
 
-    UNVERIFIED = "unverified"  # its file is whole as far as its size says; no drill has restored it
+    UNVERIFIED = "unverified"  # its size is right; no drill has restored it, or not since it was touched
     VERIFIED = "verified"  # a drill restored it, and it has not changed since
-    FAILED = "failed"  # not what its manifest says, changed since its drill, or a drill could not restore it
+    FAILED = "failed"  # not what its manifest says, or a drill could not restore it
     MISSING = "missing"  # its manifest is there, its file is not
 
 
@@ -38,7 +38,7 @@ class Backup(BaseModel):
     size_bytes: int | None
     sha256: str | None
     status: BackupStatus
-    status_reason: str | None = Field(description="Why it is failed or missing")
+    status_reason: str | None = Field(description="Why it is failed, missing, or unverified again")
     verified_at: datetime.datetime | None
     proof: dict[str, Any] | None = Field(description="What the last drill found")
     rows: dict[str, int] | None = Field(description="Rows by table, counted in the dump's own snapshot")
@@ -86,14 +86,19 @@ def _judge(
         return BackupStatus.FAILED, f"it has {file.st_size} bytes, its manifest says {manifest.get('size_bytes')}"
     if proof is None:
         return BackupStatus.UNVERIFIED, None
-    return _judge_proof(file, proof)
+    return _judge_proof(file, manifest, proof)
 
 
-def _judge_proof(file: os.stat_result, proof: Mapping[str, Any]) -> tuple[BackupStatus, str | None]:
+def _judge_proof(
+    file: os.stat_result, manifest: Mapping[str, Any], proof: Mapping[str, Any]
+) -> tuple[BackupStatus, str | None]:
+    """What a drill found holds for the very file it read; a file touched since is unknown again, not known bad."""
     if proof.get("status") != "verified":
         return BackupStatus.FAILED, str(proof.get("error") or "a drill could not restore it")
+    if proof.get("sha256") != manifest.get("sha256"):
+        return BackupStatus.FAILED, "its manifest was changed since it was verified"
     if (proof.get("size_bytes"), proof.get("mtime_ns")) != (file.st_size, file.st_mtime_ns):
-        return BackupStatus.FAILED, "changed since it was verified"
+        return BackupStatus.UNVERIFIED, "its file was touched since it was verified: drill it again"
     return BackupStatus.VERIFIED, None
 
 

@@ -262,14 +262,14 @@ def test_backups_are_listed_with_what_is_proven_of_each(control_plane: ControlPl
         ("06", "failed"),
         ("05", "missing"),
         ("04", "failed"),
-        ("03", "failed"),
+        ("03", "unverified"),
         ("02", "verified"),
         ("01", "unverified"),
     ]
     verified = listed["bazaruto_20260102_000000"]
     assert verified["verified_at"] == "2026-01-02T01:00:00Z"
     assert (verified["kind"], verified["size_bytes"], verified["rows"]) == ("database", 10, {"users": 3})
-    assert "changed since it was verified" in listed["bazaruto_20260103_000000"]["status_reason"]
+    assert "touched since it was verified" in listed["bazaruto_20260103_000000"]["status_reason"]
     assert listed["bazaruto_20260104_000000"]["status_reason"] == "a claim has no policy"
     directory.rename(directory.with_name("gone"))
     answer = control_plane.http.get("/api/v1/backups")
