@@ -96,3 +96,32 @@ def test_the_rules_in_force_are_the_last_right_ones(tmp_path: Path) -> None:
     write(json.dumps(good | {"auto_approval_limits": {"home": {"EUR": 1}}, "version": 2}))
     assert file.refusal() is None
     assert len(news) == 5
+
+
+def _good(version: int | str) -> dict[str, object]:
+    periods = dict.fromkeys(("motor", "home", "health", "travel", "life"), 0)
+    return {"version": version, "auto_approval_limits": {"motor": {"EUR": 5}}, "waiting_periods_days": periods}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", ("not JSON",)),
+        ("{", ("not JSON",)),
+        ("[]", ("document",)),
+        ('{"version": 1, "version": 2}', ("named twice",)),
+        ('{"version": NaN}', ("NaN",)),
+        ("[" * 100_000, ("nested too deeply",)),
+        (json.dumps(_good(0)), ("version",)),
+        (json.dumps(_good(1) | {"waiting_periods_days": {"motor": 1}}), ("home", "health", "travel", "life")),
+        (
+            json.dumps(_good(1) | {"auto_approval_limits": {"yacht": {}, "home": {"EURO": 1}}, "extra": 1}),
+            ("yacht", "EURO", "extra"),
+        ),
+        (json.dumps(_good(1) | {"auto_approval_limits": {"home": {"EUR": 1.5}}}), ("home.EUR",)),
+    ],
+)
+def test_each_error_of_a_file_is_named(text: str, named: tuple[str, ...]) -> None:
+    with pytest.raises(RulesError) as refused:
+        parse(text.encode())
+    assert all(name in str(refused.value) for name in named), refused.value

@@ -14,15 +14,13 @@ import typer
 from psycopg_pool import PoolTimeout
 from pydantic import ValidationError
 
-from bazaruto import __version__, config, database, logs, server
+from bazaruto import __version__, config, database, logs
 from bazaruto.config import Settings
 from bazaruto.problems import Problem
-from bazaruto.service import app as application
 from bazaruto.service import demo as demo_data
 from bazaruto.service import jobs as job_queue
 from bazaruto.service import monitoring, users
 from bazaruto.service import rules as business_rules
-from bazaruto.service import worker as job_worker
 from bazaruto.service.context import changing, only_row, reading
 from bazaruto.service.fields import Role
 from bazaruto.service.passwords import Passwords
@@ -50,7 +48,7 @@ def main() -> None:
         _end(str(error), WRONG_USE)
     except business_rules.RulesError as error:
         _end("\n".join(error.problems), 1)
-    except (CommandFailed, server.CannotListen, database.MigrationFailed, demo_data.DemoRefused) as error:
+    except (CommandFailed, database.MigrationFailed, demo_data.DemoRefused) as error:
         _end(str(error), 1)
     except Problem as error:
         _end(error.detail or error.title, 1)
@@ -74,23 +72,32 @@ def version() -> None:
 @command.command()
 def serve() -> None:
     """Serve HTTP until SIGTERM or SIGINT; requests in flight end first."""
+    from bazaruto import server
+    from bazaruto.service import app as application
+
     settings = _settings()
     logs.configure(settings, "bazarutod")
     with application.opened(settings, "bazarutod") as service, application.built(service) as running:
-        status = server.serve(
-            running.app,
-            host=settings.service_host,
-            port=settings.service_port,
-            limits=settings.server,
-            probe_paths=monitoring.PROBE_PATHS,
-            on_drain=running.health.draining.set,
-        )
+        try:
+            status = server.serve(
+                running.app,
+                host=settings.service_host,
+                port=settings.service_port,
+                limits=settings.server,
+                probe_paths=monitoring.PROBE_PATHS,
+                on_drain=running.health.draining.set,
+            )
+        except server.CannotListen as error:
+            raise CommandFailed(str(error)) from error
     raise typer.Exit(status)
 
 
 @command.command()
 def worker() -> None:
     """Run jobs until SIGTERM or SIGINT; running jobs end first."""
+    from bazaruto.service import app as application
+    from bazaruto.service import worker as job_worker
+
     settings = _settings()
     logs.configure(settings, "bazaruto-worker")
     with application.opened(settings, "bazaruto-worker") as service:

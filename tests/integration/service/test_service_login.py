@@ -13,6 +13,8 @@ from typing import Any
 import httpx
 import redis
 
+from bazaruto.service.passwords import Passwords
+
 from .conftest import PASSWORD, Client, Installation
 
 
@@ -40,7 +42,7 @@ def test_tokens_are_stored_as_hashes_only(shared: Installation, customer: Client
 def test_unknown_e_mail_and_wrong_password_get_the_same_answer_in_the_same_time(
     shared: Installation, nobody: Client
 ) -> None:
-    email = shared.add_user("customer")
+    email = shared.add_user("customer", Passwords(1).hash(PASSWORD))
     without = shared.add_user("customer")
     shared.rows("UPDATE users SET password_hash = NULL WHERE email = %s", without)
     seconds: dict[str, list[float]] = {}
