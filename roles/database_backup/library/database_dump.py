@@ -87,6 +87,12 @@ from ansible.module_utils.bazaruto_backup.connection import (
 )
 from ansible.module_utils.bazaruto_backup.refusal import Refused
 
+try:
+    import psycopg
+except ImportError:
+    # connection.require_psycopg has the sentence for this
+    psycopg = None
+
 BACKUP_KEY = 7_234_017_283_807_667_311  # the advisory lock of backups, in the database they are made of
 LOCK_WAIT_MILLISECONDS = 60_000
 
@@ -113,7 +119,21 @@ def main() -> None:
 
 
 def back_up(options: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
-    """The whole job, in the order it happens."""
+    """The whole job; what PostgreSQL refuses on the way is one sentence."""
+    try:
+        return _back_up(options, check_mode=check_mode)
+    except psycopg.errors.LockNotAvailable as error:
+        seconds = LOCK_WAIT_MILLISECONDS / 1000
+        raise Refused(
+            f"a table is locked for more than {seconds:g} s ({programs.last_words(str(error))}): "
+            "end who holds it (pg_locks), then try again"
+        ) from error
+    except psycopg.Error as error:
+        raise Refused(f"the backup of {options['database']} was cut off: {programs.last_words(str(error))}") from error
+
+
+def _back_up(options: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
+    """In the order it happens."""
     started = time.monotonic()
     directory = storage.usable(options["directory"], writable=True)
     server = Server(options["connection"], f"bazaruto backup {options['run']}".strip())
@@ -121,6 +141,7 @@ def back_up(options: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
         storage.storage_lock(directory, server.purpose, check_mode=check_mode),
         server.connect(options["database"], autocommit=False) as session,
     ):
+        session.execute(f"SET lock_timeout = {LOCK_WAIT_MILLISECONDS}")
         hold_lock(session, BACKUP_KEY, f"a backup of {options['database']}")
         session.commit()
         version, major = server_version(session)

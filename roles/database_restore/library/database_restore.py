@@ -97,6 +97,12 @@ from ansible.module_utils.bazaruto_backup.refusal import Refused
 from ansible.module_utils.bazaruto_restore import swap
 from ansible.module_utils.bazaruto_restore.replacing import Restore
 
+try:
+    import psycopg
+except ImportError:
+    # connection.require_psycopg has the sentence for this
+    psycopg = None
+
 
 def main() -> None:
     """Read the arguments, restore, and answer Ansible."""
@@ -123,6 +129,9 @@ def main() -> None:
         answer = replace(module.params, check_mode=module.check_mode)
     except Refused as error:
         module.fail_json(msg=f"{error}.")
+    except psycopg.Error as error:
+        live = module.params["database"]
+        module.fail_json(msg=f"the restore was cut off, {live} is as it was: {programs.last_words(str(error))}.")
     kept = f"{answer['kept']} (what was {answer['database']})\n" if answer["kept"] else ""
     after = f"{answer['database']} (from {answer['source']})\n{kept}"
     module.exit_json(changed=True, restore=answer, diff={"before": f"{answer['database']}\n", "after": after})

@@ -86,9 +86,16 @@ previous:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.bazaruto_backup import programs
 from ansible.module_utils.bazaruto_backup.connection import CONNECTION, require_psycopg
 from ansible.module_utils.bazaruto_backup.refusal import Refused
 from ansible.module_utils.bazaruto_restore import preview
+
+try:
+    import psycopg
+except ImportError:
+    # connection.require_psycopg has the sentence for this
+    psycopg = None
 
 
 def main() -> None:
@@ -113,6 +120,8 @@ def main() -> None:
         answer = look(module.params)
     except Refused as error:
         module.fail_json(msg=f"{error}.")
+    except psycopg.Error as error:
+        module.fail_json(msg=f"the live database could not be looked at: {programs.last_words(str(error))}.")
     module.exit_json(changed=False, **answer)
 
 

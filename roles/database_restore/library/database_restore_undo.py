@@ -65,6 +65,12 @@ from ansible.module_utils.bazaruto_backup.connection import CONNECTION, require_
 from ansible.module_utils.bazaruto_backup.refusal import Refused
 from ansible.module_utils.bazaruto_restore import replacing
 
+try:
+    import psycopg
+except ImportError:
+    # connection.require_psycopg has the sentence for this
+    psycopg = None
+
 
 def main() -> None:
     """Read the arguments, swap back, and answer Ansible."""
@@ -84,6 +90,9 @@ def main() -> None:
         answer = replacing.undo(module.params, check_mode=module.check_mode)
     except Refused as error:
         module.fail_json(msg=f"{error}.")
+    except psycopg.Error as error:
+        said = programs.last_words(str(error))
+        module.fail_json(msg=f"the undo was cut off, {module.params['database']} is as it was: {said}.")
     live = module.params["database"]
     kept = f"{answer['kept']} (what was {live})\n" if answer["kept"] else ""
     diff = {"before": f"{live}\n{answer['restored']}\n", "after": f"{live} (what was {answer['restored']})\n{kept}"}

@@ -120,7 +120,7 @@ def main() -> None:
         drill, before = prove(module.params, check_mode=module.check_mode)
     except Refused as error:
         module.fail_json(msg=f"{error}.")
-    except OSError as error:
+    except (OSError, psycopg.Error) as error:
         module.fail_json(msg=f"the drill could not be held: {error}.")
     after = f"{drill['backup']}: {drill['status']}\n"
     module.exit_json(changed=True, drill=drill, diff={"before": f"{drill['backup']}: {before}\n", "after": after})

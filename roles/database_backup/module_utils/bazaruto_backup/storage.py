@@ -106,9 +106,7 @@ def refuse_without_space(path: Path, needed: int, what: str) -> int:
     """The bytes free at `path`; refuses fewer than needed."""
     free = free_bytes(path)
     if free < needed:
-        raise Refused(
-            f"{what} needs {needed} bytes in {path}, {free} are free: free {needed - free} more, or use another directory"
-        )
+        raise Refused(f"{what} needs {needed} bytes in {path}, {free} are free: free some, or use another directory")
     return free
 
 
@@ -298,13 +296,15 @@ def _status(
         return "failed", why
     if found.st_size != manifest["size_bytes"]:
         return "failed", f"it has {found.st_size} bytes, its manifest says {manifest['size_bytes']}"
-    return _proven(proof, found) if proof else ("unverified", "")
+    return _proven(proof, manifest, found) if proof else ("unverified", "")
 
 
-def _proven(proof: dict[str, Any], found: os.stat_result) -> tuple[str, str]:
-    """What a proof says of the file as it is now."""
+def _proven(proof: dict[str, Any], manifest: dict[str, Any], found: os.stat_result) -> tuple[str, str]:
+    """What a proof says of the file as it is now; a file touched since is unknown again, not known bad."""
     if proof.get("status") != "verified":
         return "failed", str(proof.get("error") or "a drill could not restore it")
+    if proof.get("sha256") != manifest["sha256"]:
+        return "failed", "its manifest was changed since it was verified"
     if (proof.get("size_bytes"), proof.get("mtime_ns")) != (found.st_size, found.st_mtime_ns):
-        return "failed", "changed since it was verified"
+        return "unverified", "its file was touched since it was verified: drill it again"
     return "verified", ""

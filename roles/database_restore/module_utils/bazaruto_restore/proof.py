@@ -183,7 +183,7 @@ def _some(items: list[str]) -> str:
 def _why_unreadable(said: str) -> str:
     if "unsupported version" in said:
         return f"was written by a newer pg_dump than this pg_restore can read ({programs.last_words(said, 200)})"
-    if "does not appear to be a valid archive" in said or "did not find magic string" in said:
+    if "does not appear to be a valid" in said or "did not find magic string" in said:
         return f"is no archive of pg_dump ({programs.last_words(said, 200)})"
     if "too short" in said or "unexpected end of file" in said or "end of file" in said:
         return f"is empty or cut off ({programs.last_words(said, 200)})"
