@@ -1,17 +1,30 @@
-"""The operational endpoints that both faces have: liveness, readiness, health, metrics, heap profile."""
+"""The operational endpoints that both faces have: liveness, readiness, health, metrics; and a heap profile."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import bottle
 
 from bazaruto import heap
 from bazaruto.health import Health
+from bazaruto.metrics import Metrics
 from bazaruto.web import App, Problem, from_this_machine
 
 PATHS = frozenset({"/livez", "/readyz", "/healthz", "/healthz/detailed", "/metrics"})
+HEAP_PATH = "/debug/pprof/heap"  # none of PATHS: who may read it can depend on the database, which may hang
+
+
+def answers(health: Health, metrics: Metrics) -> Mapping[str, Callable[[], Any]]:
+    """What to answer to a GET of each of PATHS."""
+    return {
+        "/livez": lambda: {"status": "alive"},
+        "/readyz": lambda: _with_status(health.readiness()),
+        "/healthz": lambda: _with_status(health.report()),
+        "/healthz/detailed": lambda: _with_status(health.report(detailed=True)),
+        "/metrics": lambda: _metrics(metrics),
+    }
 
 
 def add_probes(app: App, health: Health, *, may_profile: Callable[[], bool] = from_this_machine) -> None:
@@ -19,12 +32,9 @@ def add_probes(app: App, health: Health, *, may_profile: Callable[[], bool] = fr
 
     `may_profile` decides on a request for the heap profile: this machine's own by default.
     """
-    app.get("/livez", callback=lambda: {"status": "alive"})
-    app.get("/readyz", callback=lambda: _with_status(health.readiness()))
-    app.get("/healthz", callback=lambda: _with_status(health.report()))
-    app.get("/healthz/detailed", callback=lambda: _with_status(health.report(detailed=True)))
-    app.get("/metrics", callback=lambda: _metrics(app))
-    app.get("/debug/pprof/heap", callback=lambda: _heap(may_profile))
+    for path, answer in answers(health, app.metrics).items():
+        app.get(path, callback=answer)
+    app.get(HEAP_PATH, callback=lambda: _heap(may_profile))
 
 
 def _with_status(answer: tuple[int, dict[str, Any]]) -> dict[str, Any]:
@@ -32,8 +42,8 @@ def _with_status(answer: tuple[int, dict[str, Any]]) -> dict[str, Any]:
     return body
 
 
-def _metrics(app: App) -> bytes:
-    text, bottle.response.content_type = app.metrics.render()
+def _metrics(metrics: Metrics) -> bytes:
+    text, bottle.response.content_type = metrics.render()
     return text
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import ipaddress
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +12,7 @@ import bottle
 import procrastinate
 from pydantic import BaseModel, Field, JsonValue, RootModel
 
-from bazaruto import web
+from bazaruto import probes, web
 from bazaruto.config import Settings
 from bazaruto.control import access, backups, events, queue, runs
 from bazaruto.control.catalog import Catalogue, Operation
@@ -24,7 +23,6 @@ from bazaruto.health import Health
 from bazaruto.metrics import Metrics
 from bazaruto.problems import FieldError, Problem
 
-PROBE_PATHS = ("/livez", "/readyz", "/healthz", "/healthz/detailed", "/metrics")
 Handler = Callable[..., Any]
 
 
@@ -118,11 +116,7 @@ class Api:
         """A WSGI application that answers every endpoint."""
         app = web.create_app("control", self.settings, self.metrics)
         handlers: Mapping[tuple[str, str], Handler] = {
-            ("GET", "/livez"): lambda: {"status": "alive"},
-            ("GET", "/readyz"): lambda: _with_status(*self.health.readiness()),
-            ("GET", "/healthz"): lambda: _with_status(*self.health.report()),
-            ("GET", "/healthz/detailed"): lambda: _with_status(*self.health.report(detailed=True)),
-            ("GET", "/metrics"): self.show_metrics,
+            **{("GET", path): answer for path, answer in probes.answers(self.health, self.metrics).items()},
             ("GET", "/openapi.json"): lambda: document(ENDPOINTS),
             ("GET", "/api/v1/operations"): self.list_operations,
             ("GET", "/api/v1/operations/{name}"): self.show_operation,
@@ -138,10 +132,6 @@ class Api:
             answer = handler if endpoint.public else self._guarded(endpoint, handler)
             app.route(endpoint.route, endpoint.method, answer)
         return app
-
-    def show_metrics(self) -> bytes:
-        body, bottle.response.content_type = self.metrics.render()
-        return body
 
     def list_operations(self) -> dict[str, Any]:
         return web.page([_summary(each) for each in self.catalogue.operations.values()], None)
@@ -219,7 +209,7 @@ class Api:
         """The handler, for whoever shows a token; probes also for this machine."""
 
         def answer(**names: str) -> Any:
-            if endpoint.path in PROBE_PATHS and _from_here():
+            if endpoint.path in probes.PATHS and web.from_this_machine():
                 return handler(**names)
             with self.pool.connection() as connection:
                 identity = access.identify(connection, bottle.request.headers.get("Authorization", ""))
@@ -237,19 +227,6 @@ class Api:
 def _identity() -> access.Identity:
     identity: access.Identity = bottle.request.environ["bazaruto.identity"]
     return identity
-
-
-def _from_here() -> bool:
-    address: str = bottle.request.environ.get("REMOTE_ADDR", "")
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False  # no address, as behind a unix socket: then a token is needed
-
-
-def _with_status(status: int, body: dict[str, Any]) -> dict[str, Any]:
-    bottle.response.status = status
-    return body
 
 
 def _summary(operation: Operation) -> OperationSummary:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import procrastinate
 import psycopg
 
-from bazaruto import database, logs, server
+from bazaruto import database, logs, probes, server
 from bazaruto.config import DatabaseSettings, Settings
 from bazaruto.control import access, catalog, observe, queue, sealing
-from bazaruto.control.api import PROBE_PATHS, Api
+from bazaruto.control.api import Api
 from bazaruto.metrics import Metrics
 
 log = logs.get(__name__)
@@ -39,7 +39,7 @@ def serve(settings: Settings) -> int:
         host=settings.control_host,
         port=settings.control_port,
         limits=settings.server,
-        probe_paths=PROBE_PATHS,
+        probe_paths=probes.PATHS,
         on_drain=health.draining.set,
     )
 

@@ -17,8 +17,6 @@ from bazaruto.service.fields import Role, is_id
 SQL = database.statements(__package__, "login.sql")
 TOKEN_PREFIX = "bz_"  # noqa: S105 - how a leaked one is recognized, not a secret
 STAFF = frozenset({Role.AGENT, Role.ADMIN})
-_LOOPBACK = frozenset({"127.0.0.1", "::1"})
-_FORWARDED = ("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR", "HTTP_X_REAL_IP")
 
 
 class Caller(NamedTuple):
@@ -74,12 +72,6 @@ def require(caller: Caller, roles: frozenset[Role]) -> None:
     """403 unless the caller has one of these roles."""
     if caller.role not in roles:
         raise forbidden()
-
-
-def is_local() -> bool:
-    """Whether the request was sent from this machine, and not through a proxy on it."""
-    environ = bottle.request.environ
-    return environ.get("REMOTE_ADDR") in _LOOPBACK and not any(name in environ for name in _FORWARDED)
 
 
 def path_id(text: str, what: str) -> str:

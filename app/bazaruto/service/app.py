@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import redis
-
-from bazaruto import database, logs, redis_pool, web
+from bazaruto import database, heap, logs, redis_pool, web
 from bazaruto.config import Settings
 from bazaruto.health import Health
 from bazaruto.metrics import Metrics
@@ -36,12 +34,14 @@ class Running:
 def opened(settings: Settings, name: str) -> Iterator[Service]:
     """A process of the service with its pool and its Redis; both may be away, now or later."""
     pool = database.open_pool(settings.database_url, settings.db, name)
-    client = redis_pool.open_redis(settings.redis_url, settings.redis, name)[0] if settings.redis_url else None
+    client, connections = (
+        redis_pool.open_redis(settings.redis_url, settings.redis, name) if settings.redis_url else (None, None)
+    )
     try:
         yield Service(
             settings=settings,
             pool=pool,
-            redis=client,
+            redis_connections=connections,
             rules=RulesFile(settings.rules_file, _report_rules),
             passwords=Passwords(settings.auth.concurrent_hashes),
             attempts=LoginAttempts(
@@ -54,8 +54,8 @@ def opened(settings: Settings, name: str) -> Iterator[Service]:
         )
     finally:
         pool.close(timeout=1)
-        if client is not None:
-            client.close()
+        if connections is not None:
+            connections.close()
 
 
 @contextmanager
@@ -67,13 +67,14 @@ def built(service: Service) -> Iterator[Running]:
     try:
         health = Health(monitoring.checks(service, watch))
         app = web.create_app("bazarutod", service.settings, metrics)
-        metrics.watch_redis(partial(_redis_in_use, service.redis))
+        connections = service.redis_connections
+        metrics.watch_redis(lambda: connections.in_use if connections else 0)
         metrics.add_collector(queue.JobMetrics(watch))
-        monitoring.routes(app, service, health, metrics, watch)
+        monitoring.routes(app, service, health, watch)
         for part in (login, users, policies, claims, webhooks, queue):
             part.routes(app, service)
         app.route("/v1/rules", "GET", partial(_rules, service))
-        monitoring.start_heap_profile(service.settings.debug.heap_profile)
+        heap.start(service.settings.debug)
         yield Running(app, health)
     finally:
         watch.close(timeout=1)
@@ -83,11 +84,6 @@ def watching(settings: Settings) -> database.Pool:
     """A small pool of its own for health and metrics: a busy service is not a dead one."""
     few = settings.db.model_copy(update={"min_connections": 0, "max_connections": 3, "acquire_timeout": 2.0})
     return database.open_pool(settings.database_url, few, "bazarutod-health")
-
-
-def _redis_in_use(client: redis.Redis | None) -> int:
-    pool = client.connection_pool if client is not None else None
-    return pool.in_use if isinstance(pool, redis_pool.Pool) else 0
 
 
 def _rules(service: Service) -> dict[str, Any]:

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
-import redis
 from psycopg.rows import DictRow
 
-from bazaruto import database
+from bazaruto import database, redis_pool
 from bazaruto.config import Settings
 from bazaruto.service.attempts import LoginAttempts
 from bazaruto.service.constraints import problem_of
@@ -25,7 +24,7 @@ class Service:
 
     settings: Settings
     pool: database.Pool
-    redis: redis.Redis | None
+    redis_connections: redis_pool.Pool | None  # None: no Redis is set
     rules: RulesFile
     passwords: Passwords
     attempts: LoginAttempts

@@ -1,35 +1,27 @@
-"""Health, readiness, liveness, metrics and the heap profile, as the guide documents them."""
+"""What the service is asked about itself: its health checks, its queue, and who may see the heap profile."""
 
 from __future__ import annotations
 
-import gc
-import os
 import shutil
-import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import bottle
-
-from bazaruto import database, redis_pool, web
+from bazaruto import database, probes, redis_pool, web
 from bazaruto.config import Settings
 from bazaruto.health import Check, Health, SingleFlight, Status, StillRunning
-from bazaruto.metrics import Metrics
 from bazaruto.problems import Problem
 from bazaruto.service import queue
-from bazaruto.service.access import identify, is_local, presented_hash, require
+from bazaruto.service.access import identify, presented_hash, require
 from bazaruto.service.context import Service, reading
 from bazaruto.service.fields import Role
 from bazaruto.service.rules import RulesFile
 
 MIGRATIONS = Path(__file__).with_name("migrations")
-PROBE_PATHS = frozenset(
-    {"/livez", "/readyz", "/healthz", "/healthz/detailed", "/healthz/jobs", "/metrics", "/debug/pprof/heap"}
-)
+JOBS_PATH = "/healthz/jobs"
+PROBE_PATHS = probes.PATHS | {JOBS_PATH}
 LITTLE_SPACE_BYTES = 512 * 1024 * 1024
-_HEAP_LINES = 50
 
 
 def checks(service: Service, watch: database.Pool) -> list[Check]:
@@ -46,30 +38,19 @@ def checks(service: Service, watch: database.Pool) -> list[Check]:
     ]
 
 
-def routes(app: web.App, service: Service, health: Health, metrics: Metrics, watch: database.Pool) -> None:
+def routes(app: web.App, service: Service, health: Health, watch: database.Pool) -> None:
     """Put the monitoring endpoints at the root."""
-    app.route("/livez", "GET", lambda: {"status": "alive"})
-    app.route("/readyz", "GET", lambda: _answer(*health.readiness()))
-    app.route("/healthz", "GET", lambda: _answer(*health.report()))
-    app.route("/healthz/detailed", "GET", lambda: _answer(*health.report(detailed=True)))
-    app.route("/healthz/jobs", "GET", partial(_queue, SingleFlight(partial(_summary, watch))))
-    app.route("/metrics", "GET", partial(_metrics, metrics))
-    app.route("/debug/pprof/heap", "GET", partial(_heap, service))
+    probes.add_probes(app, health, may_profile=partial(_may_profile, service))
+    app.get(JOBS_PATH, callback=partial(_queue, SingleFlight(partial(_summary, watch))))
 
 
-def start_heap_profile(wanted: bool) -> None:
-    """Begin to trace allocations, when the setting asks for it; costs nothing else."""
-    if wanted and not tracemalloc.is_tracing():
-        tracemalloc.start(5)
-
-
-def _answer(status: int, body: dict[str, Any]) -> bottle.HTTPResponse:
-    return bottle.HTTPResponse(body, status)
-
-
-def _metrics(metrics: Metrics) -> bottle.HTTPResponse:
-    body, content_type = metrics.render()
-    return bottle.HTTPResponse(body, 200, {"Content-Type": content_type})
+def _may_profile(service: Service) -> bool:
+    """This machine itself, or an admin; 401 and 403 for everyone else."""
+    if not web.from_this_machine():
+        token = presented_hash()
+        with reading(service.pool) as connection:
+            require(identify(connection, token), frozenset({Role.ADMIN}))
+    return True
 
 
 def _summary(watch: database.Pool) -> dict[str, Any]:
@@ -138,36 +119,3 @@ def _disk(home: Path) -> dict[str, Any]:
     if free < LITTLE_SPACE_BYTES:
         raise RuntimeError(f"{free} bytes are free for {home}, {LITTLE_SPACE_BYTES} is the least")
     return {"free_bytes": free}
-
-
-def _heap(service: Service) -> bottle.HTTPResponse:
-    """To this machine, or an admin."""
-    if not is_local():
-        token = presented_hash()
-        with reading(service.pool) as connection:
-            require(identify(connection, token), frozenset({Role.ADMIN}))
-    text = "\n".join([*_memory(), *_allocations()]) + "\n"
-    return bottle.HTTPResponse(text.encode(), 200, {"Content-Type": "text/plain; charset=utf-8"})
-
-
-def _memory() -> list[str]:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    counts = ", ".join(map(str, gc.get_count()))
-    collections = ", ".join(str(generation["collections"]) for generation in gc.get_stats())
-    return [
-        f"resident bytes: {pages * os.sysconf('SC_PAGE_SIZE')}",
-        f"objects since the last collection of each generation: {counts}",
-        f"collections of each generation: {collections}",
-    ]
-
-
-def _allocations() -> list[str]:
-    if not tracemalloc.is_tracing():
-        return ["heap profile: off; start with BAZARUTO_DEBUG_HEAP_PROFILE=true (debug.heap_profile: true) to have one"]
-    snapshot = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(False, tracemalloc.__file__)])
-    current, peak = tracemalloc.get_traced_memory()
-    lines = [f"heap profile: {current} bytes traced, at most {peak}; the {_HEAP_LINES} largest places:"]
-    for statistic in snapshot.statistics("lineno")[:_HEAP_LINES]:
-        frame = statistic.traceback[0]
-        lines.append(f"{statistic.size:>12} bytes {statistic.count:>9} blocks  {frame.filename}:{frame.lineno}")
-    return lines

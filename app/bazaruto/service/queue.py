@@ -15,7 +15,7 @@ from pydantic import Field
 from bazaruto import database, logs, web
 from bazaruto.health import SingleFlight, StillRunning
 from bazaruto.problems import Problem
-from bazaruto.service.access import STAFF, identify, is_local, not_found, presented_hash, require
+from bazaruto.service.access import STAFF, identify, not_found, presented_hash, require
 from bazaruto.service.context import Service, changing, only_row, reading
 from bazaruto.service.fields import Input, Role, Text
 from bazaruto.service.jobs import DEAD_AFTER_SECONDS, SQL
@@ -52,7 +52,7 @@ def summary(connection: database.Connection) -> dict[str, Any]:
 
 def _failed(service: Service) -> dict[str, Any]:
     """From this machine without a token, as the guide has it; there is nothing personal in it."""
-    token = None if is_local() else presented_hash()
+    token = None if web.from_this_machine() else presented_hash()
     wanted = web.query(FailedList)
     before = web.decode_cursor(wanted.cursor, _JobId)[0] if wanted.cursor is not None else None
     with reading(service.pool) as connection:

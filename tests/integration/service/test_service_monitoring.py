@@ -155,7 +155,7 @@ def _busy(client: Client) -> float:
 def test_the_heap_profile_is_for_this_machine_or_an_admin(site: Installation, client: Client) -> None:
     own = client.get("/debug/pprof/heap")
     assert own.status_code == 200
-    assert "resident bytes: " in own.text
+    assert "resident set: " in own.text
     assert "BAZARUTO_DEBUG_HEAP_PROFILE=true" in own.text
     assert client.get("/debug/pprof/heap", headers=FORWARDED).status_code == 401
     agent, admin = (client.login(site.add_user(role)) for role in ("agent", "admin"))
