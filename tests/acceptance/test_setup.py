@@ -112,7 +112,16 @@ def test_no_secret_stands_in_local_json_and_all_secrets_are_closed(platform: Pla
     assert (platform.home / "secrets").stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("victims", [*([name] for name in [*SERVERS, *DAEMONS]), [*SERVERS, *DAEMONS]], ids="+".join)
+@pytest.mark.parametrize(
+    "victims",
+    [
+        ["postgresql-service"],
+        ["postgresql-control", "redis"],
+        ["bazarutod", "control-worker"],
+        ["bazaruto-worker", "control"],
+    ],
+    ids="+".join,
+)
 def test_what_was_killed_is_mended_by_up(platform: Platform, victims: list[str]) -> None:
     before = platform.processes()
     for name in victims:

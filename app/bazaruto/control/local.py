@@ -225,7 +225,7 @@ def _start_daemons(home: Home, settings: Settings, found: dict[str, ProcessIdent
     running = {name: identity for name, identity in found.items() if identity}
     if missing := [daemon for daemon in daemons if daemon.name not in running]:
         env = local_daemons.environment(home, settings.service_port, settings.control_port)
-        _prepare(home, settings, env, step)
+        _prepare(home, settings, env, step, demo=not running)
         with step(f"Start {', '.join(daemon.name for daemon in missing)}"):
             local_daemons.start_all(home, missing, env)
     if here := [daemon for daemon in daemons if daemon.name in running]:
@@ -233,14 +233,18 @@ def _start_daemons(home: Home, settings: Settings, found: dict[str, ProcessIdent
             local_daemons.await_running(home, running, here)
 
 
-def _prepare(home: Home, settings: Settings, env: dict[str, str], step: Step) -> None:
-    """Whatever must be in place before daemons run, again every time: an earlier `up` may have been cut off."""
+def _prepare(home: Home, settings: Settings, env: dict[str, str], step: Step, *, demo: bool) -> None:
+    """Whatever must be in place before daemons run, again every time: an earlier `up` may have been cut off.
+
+    Where one of them runs already, the demo data was there before it started.
+    """
     with step("Bring both databases to this version"), ThreadPoolExecutor() as pool:
         for done in [pool.submit(_command, home, env, program, "migrate") for program in ("bazarutod", "bazaruto")]:
             done.result()
     _copy_default_rules(settings.rules_file)
-    with step("See that the demo data is there"):
-        _command(home, env, "bazarutod", "demo")
+    if demo:
+        with step("See that the demo data is there"):
+            _command(home, env, "bazarutod", "demo")
 
 
 def _command(home: Home, env: dict[str, str], program: str, *words: str) -> None:
