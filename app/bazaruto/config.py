@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
@@ -53,10 +54,21 @@ def _redis_url(value: str) -> str:
     return value
 
 
+def _address(value: str) -> str:
+    """In the one form in which addresses are compared."""
+    if not value:
+        return value
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise ValueError("is not an IP address, like 192.0.2.10 or ::1") from None
+
+
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=366 * 86400)]
 SecondsOrZero = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=366 * 86400)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url), Field(repr=False)]  # may hold a password
 RedisUrl = Annotated[str, AfterValidator(_redis_url), Field(repr=False)]
+Address = Annotated[str, AfterValidator(_address)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -93,7 +105,7 @@ class ServerSettings(Section):
     queue_limit: Annotated[int, Field(ge=1, le=10_000)] = 256  # requests waiting for a thread; more: 503
     connection_limit: Annotated[int, Field(ge=1, le=10_000)] = 512  # above it: the oldest idle one is closed, or 503
     max_body_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 1024 * 1024  # more: 413
-    trusted_proxy: str = ""  # address of the proxy in front, whose X-Forwarded-For names the client
+    trusted_proxy: Address = ""  # of the proxy in front, whose X-Forwarded-For names the client
     max_header_bytes: Annotated[int, Field(ge=1024, le=2**20)] = 32 * 1024  # more: 431
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "probe",
     "statements",
     "write",
+    "writes_are_held",
 ]
 
 WRITE_HOLD_KEY = 7_234_017_283_807_667_301  # advisory lock: shared by writers, exclusive for who holds them
@@ -158,10 +159,15 @@ def _is_alive(connection: Connection) -> bool:
 def write(pool: ConnectionPool[Any]) -> Iterator[Connection]:
     """One transaction that changes data; raises WritesHeld while someone holds writes back."""
     with pool.connection() as connection, connection.transaction():
-        row = connection.execute("SELECT pg_try_advisory_xact_lock_shared(%s) AS allowed", [WRITE_HOLD_KEY]).fetchone()
-        if not row or not row["allowed"]:
+        if writes_are_held(connection):
             raise WritesHeld
         yield connection
+
+
+def writes_are_held(connection: psycopg.Connection[DictRow]) -> bool:
+    """Whether somebody holds writes; when nobody does, nobody can until the transaction ends."""
+    row = connection.execute("SELECT pg_try_advisory_xact_lock_shared(%s) AS allowed", [WRITE_HOLD_KEY]).fetchone()
+    return row is None or not row["allowed"]
 
 
 def probe(url: str, application_name: str) -> Callable[[], None]:

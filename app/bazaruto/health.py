@@ -21,6 +21,10 @@ class StillRunning(Exception):
     """The answer did not come in time; the one call goes on in its thread."""
 
 
+class NotWell(Exception):
+    """What a probe raises for a person to read: why, and what to do; shown as it is."""
+
+
 class SingleFlight(Generic[T]):
     """Runs one function in one thread of its own; any number of callers wait for the same call.
 
@@ -167,7 +171,8 @@ class Health:
             error = f"no answer within {self.deadline_seconds:g} s"
         except Exception as caught:  # noqa: BLE001 - whatever a probe raises means: not well
             seconds = time.monotonic() - begun
-            error = logs.redacted(f"{type(caught).__name__}: {caught}".strip().splitlines()[0])[:300]
+            kind = "" if isinstance(caught, NotWell) else f"{type(caught).__name__}: "
+            error = logs.redacted(f"{kind}{caught}".strip().splitlines()[0])[:300]
         else:
             results[check.name] = {
                 "status": Status.HEALTHY,

@@ -178,10 +178,11 @@ def authentication_failed(*, email: str, client: str, reason: str) -> None:
 
 
 def encoded(text: str, encoding: str = "utf-8") -> str:
-    """Percent-encoded, so that no space, '=', quote or control character of a client's is left."""
-    if len(text) <= 1024 and _PLAIN.fullmatch(text):
+    """Percent-encoded, so that no space, '=', quote or control character of a client's is left; without secrets."""
+    text = text[:1024]
+    if _PLAIN.fullmatch(text) and "bz" not in text and "whsec_" not in text:  # nearly always: nothing to hide
         return text
-    return quote(text[:1024], safe="/@:+", encoding=encoding, errors="replace")
+    return quote(redacted(text), safe="/@:+*", encoding=encoding, errors="replace")
 
 
 def _enabled(level: int) -> bool:

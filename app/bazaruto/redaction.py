@@ -11,6 +11,7 @@ _SECRET_NAME = re.compile(
     r"(?i)(^|[_\-.])(password|passwd|passphrase|secret|token|authorization|cookie|api[_-]?key|private[_-]?key|pgpassword)s?$"
 )
 _SHAPES = (
+    (re.compile(r"\b(bz|bzr|whsec)_[A-Za-z0-9_-]{20,}"), rf"\1_{HIDDEN}"),  # tokens of ours
     (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s@/]+@"), rf"\1:{HIDDEN}@"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[a-z0-9._~+/=-]{6,}"), rf"\1 {HIDDEN}"),
     (
@@ -21,7 +22,7 @@ _SHAPES = (
         rf"\1{HIDDEN}",
     ),
 )
-_MAY_HOLD_ONE = re.compile(r"(?i)://|bearer|basic|passw|passphrase|secret|token|cookie|api[_-]?key")
+_MAY_HOLD_ONE = re.compile(r"(?i)://|bz_|bzr_|whsec_|bearer|basic|passw|passphrase|secret|token|cookie|api[_-]?key")
 
 
 def redacted(text: str) -> str:

@@ -88,9 +88,10 @@ def _forwarded_for(environ: Environ) -> str:
     """The client as our proxy saw it: the last address, because the ones before are the client's own words."""
     last = environ.get("HTTP_X_FORWARDED_FOR", "").rpartition(",")[2].strip()
     try:
-        return str(ipaddress.ip_address(last))
+        address = ipaddress.ip_address(last)
     except ValueError:
         return str(environ["REMOTE_ADDR"])
+    return address.compressed.partition("%")[0]  # an IPv6 zone can be any text
 
 
 class App(bottle.Bottle):

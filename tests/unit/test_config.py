@@ -108,6 +108,17 @@ def test_a_minimum_above_the_maximum_is_refused(tmp_path: Path) -> None:
     assert "min_connections (11) is more than max_connections (10)" in line
 
 
+@pytest.mark.parametrize("value", ["proxy.example", "10.0.0.0/8", "127.0.0.1, ::1", "1"])
+def test_a_proxy_that_is_no_address_is_refused(tmp_path: Path, value: str) -> None:
+    (line,) = refused({"BAZARUTO_HOME": str(tmp_path), "BAZARUTO_SERVER_TRUSTED_PROXY": value})
+    assert "is not an IP address" in line
+
+
+def test_a_proxys_address_is_compared_in_one_form(tmp_path: Path) -> None:
+    settings = config.load({"BAZARUTO_HOME": str(tmp_path), "BAZARUTO_SERVER_TRUSTED_PROXY": "0:0::0:1"})
+    assert settings.server.trusted_proxy == "::1"
+
+
 @pytest.mark.parametrize("name", ["DATABASE_URL", "CONTROL_DATABASE_URL", "REDIS_URL"])
 def test_wrong_urls_are_refused_without_showing_the_password_in_them(tmp_path: Path, name: str) -> None:
     (line,) = refused({"BAZARUTO_HOME": str(tmp_path), f"BAZARUTO_{name}": "postgresql:x//u:hunter2@[h/db"})

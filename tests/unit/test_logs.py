@@ -167,6 +167,15 @@ def test_secrets_are_not_logged(log_home: Path, fields: dict[str, Any]) -> None:
     assert b"hunter2" not in (log_home / "log" / "unit.log").read_bytes()
 
 
+def test_no_token_in_a_path_or_an_e_mail_is_logged(log_home: Path) -> None:
+    for token in ("bz_" + "A" * 43, "bzr_0123456789ab_" + "A" * 43, "whsec_" + "A" * 43):
+        logs.access(Served("GET", f"/v1/auth/{token}", "unmatched", 404, 0.1, "127.0.0.1", "req_1"))
+        logs.authentication_failed(email=f"{token}@example.com", client="127.0.0.1", reason="wrong")
+        logs.get("tests").info("refused", detail=f"what was sent: {token}.")
+    assert "AAAA" not in access_text(log_home)
+    assert b"AAAA" not in (log_home / "log" / "unit.log").read_bytes()
+
+
 def test_what_only_looks_like_a_secret_is_kept(log_home: Path) -> None:
     logs.get("tests").info("event", token_id="t1", url="http://127.0.0.1:8080/v1", passwords_checked=3)
     (line,) = lines(log_home)

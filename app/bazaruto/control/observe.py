@@ -16,7 +16,7 @@ from bazaruto import control, database
 from bazaruto.config import Settings
 from bazaruto.control import events, launch, runs
 from bazaruto.database import Pool
-from bazaruto.health import Check, Health, SingleFlight, Status
+from bazaruto.health import Check, Health, NotWell, SingleFlight, Status
 
 MIGRATIONS = Path(control.__path__[0]) / "migrations"
 LEAST_FREE_BYTES = 256 * 1024 * 1024
@@ -37,10 +37,6 @@ def health(settings: Settings, pool: Pool) -> Health:
     )
 
 
-class NotWellError(Exception):
-    """Something needs a person; the text says what."""
-
-
 class NotMigratedError(Exception):
     """The control database is older than this program."""
 
@@ -58,7 +54,7 @@ def refuse_without_tables(settings: Settings) -> None:
 def _migrations(settings: Settings) -> dict[str, Any]:
     missing = database.pending(settings.control_database_url, MIGRATIONS)
     if missing:
-        raise NotWellError(f"not applied: {', '.join(missing)}: run `bazaruto migrate`")
+        raise NotWell(f"not applied: {', '.join(missing)}: run `bazaruto migrate`")
     return {"pending": 0}
 
 
@@ -66,14 +62,14 @@ def _workers(pool: Pool) -> dict[str, Any]:
     with pool.connection() as connection:
         row = connection.execute(runs.SQL.workers_connected).fetchone()
     if not row or not row["workers"]:
-        raise NotWellError("no worker is connected: start `bazaruto worker`; runs wait until then")
+        raise NotWell("no worker is connected: start `bazaruto worker`; runs wait until then")
     return {"count": row["workers"]}
 
 
 def _disk(settings: Settings) -> dict[str, Any]:
     free = shutil.disk_usage(settings.home).free
     if free < LEAST_FREE_BYTES:
-        raise NotWellError(f"{settings.home} has {free} bytes free: free some space")
+        raise NotWell(f"{settings.home} has {free} bytes free: free some space")
     return {"free_bytes": free}
 
 

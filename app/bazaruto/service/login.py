@@ -48,7 +48,7 @@ def _login(service: Service) -> dict[str, Any]:
     address = bottle.request.environ.get("REMOTE_ADDR", "")
     wait = service.attempts.begin(credentials.email, address)
     if wait is not None:
-        logs.authentication_failed(email=credentials.email, client=address, reason="too many attempts")
+        logs.authentication_failed(email=_shown(credentials.email), client=address, reason="too many attempts")
         raise Problem(
             429,
             detail="Too many failed logins for this e-mail or from this address.",
@@ -58,7 +58,7 @@ def _login(service: Service) -> dict[str, Any]:
         user = connection.execute(SQL.user_for_login, {"email": credentials.email}).fetchone()
     known_hash = user["password_hash"] if user else None
     if not service.passwords.matches(known_hash, credentials.password) or user is None:
-        logs.authentication_failed(email=credentials.email, client=address, reason="wrong e-mail or password")
+        logs.authentication_failed(email=_shown(credentials.email), client=address, reason="wrong e-mail or password")
         raise unauthorized("The e-mail or the password is wrong.")
     service.attempts.succeeded(credentials.email, address)
     token, expires_at = _new_token(service, user["id"])
@@ -66,6 +66,11 @@ def _login(service: Service) -> dict[str, Any]:
     log.info("User logged in", user_id=str(user["id"]))
     shown = {name: user[name] for name in ("id", "email", "name", "role")}
     return {"token": token, "token_type": "Bearer", "expires_at": expires_at, "user": shown}
+
+
+def _shown(email: str) -> str:
+    """For the log: people type passwords into the wrong field."""
+    return email if "@" in email else "(no address)"
 
 
 def _new_token(service: Service, user_id: object) -> tuple[str, dt.datetime]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bazaruto import database, probes, redis_pool, web
 from bazaruto.config import Settings
-from bazaruto.health import Check, Health, SingleFlight, Status, StillRunning
+from bazaruto.health import Check, Health, NotWell, SingleFlight, Status, StillRunning
 from bazaruto.problems import Problem
 from bazaruto.service import queue
 from bazaruto.service.access import identify, presented_hash, require
@@ -32,6 +32,7 @@ def checks(service: Service, watch: database.Pool) -> list[Check]:
         Check("redis", _redis(settings), when_failing=Status.DEGRADED),
         Check("pool", partial(_pool, service.pool), when_failing=Status.DEGRADED, detailed_only=True),
         Check("migrations", partial(_migrations, watch), detailed_only=True, needed_to_serve=True),
+        Check("writes", partial(_writes, watch), when_failing=Status.DEGRADED, detailed_only=True),
         Check("jobs", partial(_jobs, watch), when_failing=Status.DEGRADED, detailed_only=True),
         Check("rules", partial(_rules, service.rules), when_failing=Status.DEGRADED, detailed_only=True),
         Check("disk", partial(_disk, settings.home), when_failing=Status.DEGRADED, detailed_only=True),
@@ -77,7 +78,7 @@ def _redis(settings: Settings) -> Callable[[], None]:
 
 
 def _no_redis() -> None:
-    raise RuntimeError("redis_url is not set")
+    raise NotWell("redis_url is not set")
 
 
 def _pool(pool: database.Pool) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def _pool(pool: database.Pool) -> dict[str, Any]:
     size, free = statistics["pool_size"], statistics["pool_available"]
     figures = {"max": pool.max_size, "open": size, "in_use": size - free, "waiting": statistics["requests_waiting"]}
     if figures["waiting"]:
-        raise RuntimeError(f"{figures['waiting']} requests wait for one of {pool.max_size} connections")
+        raise NotWell(f"{figures['waiting']} requests wait for one of {pool.max_size} connections")
     return figures
 
 
@@ -93,16 +94,22 @@ def _migrations(watch: database.Pool) -> dict[str, Any]:
     with reading(watch) as connection:
         missing = database.pending_on(connection, MIGRATIONS)
     if missing:
-        raise RuntimeError(f"not applied: {', '.join(missing)}; run `bazarutod migrate`")
+        raise NotWell(f"not applied: {', '.join(missing)}; run `bazarutod migrate`")
     return {"pending": 0}
+
+
+def _writes(watch: database.Pool) -> None:
+    with reading(watch) as connection:
+        if database.writes_are_held(connection):
+            raise NotWell("held: changes are answered 503 until the restore that holds them has ended")
 
 
 def _jobs(watch: database.Pool) -> dict[str, Any]:
     found = _summary(watch)
     if not found["workers_alive"]:
-        raise RuntimeError("no worker is alive; start `bazarutod worker`")
+        raise NotWell("no worker is alive; start `bazarutod worker`")
     if found["held"]:
-        raise RuntimeError(f"{found['held']} jobs are held; run `bazarutod jobs release` or `bazarutod jobs drop`")
+        raise NotWell(f"{found['held']} jobs are held; run `bazarutod jobs release` or `bazarutod jobs drop`")
     return found
 
 
@@ -110,12 +117,12 @@ def _rules(rules: RulesFile) -> dict[str, Any]:
     active, refusal = rules.current(), rules.refusal()
     if refusal is not None:
         kept = f"version {active.rules.version} stays in force" if active else "none is in force"
-        raise RuntimeError(f"the business rules were refused, {kept}: {refusal.error}")
+        raise NotWell(f"the business rules were refused, {kept}: {refusal.error}")
     return {"version": active.rules.version if active else None}
 
 
 def _disk(home: Path) -> dict[str, Any]:
     free = shutil.disk_usage(home).free
     if free < LITTLE_SPACE_BYTES:
-        raise RuntimeError(f"{free} bytes are free for {home}, {LITTLE_SPACE_BYTES} is the least")
+        raise NotWell(f"{free} bytes are free for {home}, {LITTLE_SPACE_BYTES} is the least")
     return {"free_bytes": free}

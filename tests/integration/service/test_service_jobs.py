@@ -190,6 +190,9 @@ def test_while_writes_are_held_changes_are_refused_reads_go_on_and_jobs_wait(
         refused = staff.post("/v1/claims", json=claim_on(policy))
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
         assert staff.get(f"/v1/policies/{policy['id']}").status_code == 200
+        assert staff.get("/readyz").status_code == 200
+        shown = staff.get("/healthz/detailed").json()["checks"]["writes"]
+        assert (shown["status"], shown["error"].partition(":")[0]) == ("degraded", "held")
         job = site.one(
             "INSERT INTO procrastinate_jobs (queue_name, task_name, args) VALUES ('default', 'assess_claim', %s)"
             " RETURNING id",

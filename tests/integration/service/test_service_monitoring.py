@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import signal
 import threading
 import time
@@ -47,7 +48,7 @@ def test_healthz_has_the_documented_shape(client: Client) -> None:
 
 def test_the_detailed_health_adds_what_an_operator_asks_next(client: Client) -> None:
     checks = client.get("/healthz/detailed").json()["checks"]
-    assert list(checks) == ["database", "redis", "pool", "migrations", "jobs", "rules", "disk"]
+    assert list(checks) == ["database", "redis", "pool", "migrations", "writes", "jobs", "rules", "disk"]
     assert checks["pool"]["max"] == 25
     assert checks["migrations"]["pending"] == 0
     assert checks["disk"]["free_bytes"] > 0
@@ -75,6 +76,25 @@ def test_the_documented_metrics_are_served_with_bounded_labels(site: Installatio
     assert "nowhere" not in text
     assert re.search(r"^database_connections_max 25.0$", text, re.MULTILINE)
     assert re.search(r"^job_queue_size \d+\.0$", text, re.MULTILINE)
+
+
+def test_a_thousand_paths_and_methods_add_no_series(client: Client) -> None:
+    def series() -> set[str]:
+        lines = client.get("/metrics").text.splitlines()
+        return {line.rpartition(" ")[0] for line in lines if line.startswith("http_")}
+
+    def ask(number: int) -> None:
+        name = f"{number:x}{secrets.token_hex(4)}"
+        for path in (f"/{name}", f"/v1/policies/{name}", f"/v1/{name}/{name}"):
+            client.request(f"VERB{name}", path)
+        client.get(f"/{name}?{name}={name}")
+        client.get(f"/v1/claims/{name}")
+
+    series(), ask(0)
+    before = series()
+    for number in range(1, 200):
+        ask(number)
+    assert series() == before
 
 
 def test_without_redis_the_service_is_degraded_and_serves(install: Callable[..., Installation], tmp_path: Path) -> None:
