@@ -94,6 +94,7 @@ except ImportError:
     psycopg = None
 
 BACKUP_KEY = 7_234_017_283_807_667_311  # the advisory lock of backups, in the database they are made of
+STATISTICS_SINCE = 18
 LOCK_WAIT_MILLISECONDS = 60_000
 
 
@@ -174,6 +175,8 @@ class Dump:
         self, options: dict[str, Any], server: Server, paths: dict[str, str], directory: Path, facts: dict[str, Any]
     ) -> None:
         self.options, self.server, self.paths, self.directory, self.facts = options, server, paths, directory, facts
+        # The planner's statistics save the restore an ANALYZE; pg_dump knows them since 18.
+        self.statistics = programs.major_version(paths["pg_dump"]) >= STATISTICS_SINCE
 
     def make(self, session: Any, started: float) -> dict[str, Any]:
         """Dump, describe, seal; on any failure nothing is left but the sentence."""
@@ -205,6 +208,7 @@ class Dump:
         argv = [
             *(self.paths["pg_dump"], *self.server.arguments(), f"--dbname={self.options['database']}"),
             *("--format=custom", f"--compress={self.options['compression_level']}", f"--snapshot={snapshot}"),
+            *(["--statistics"] if self.statistics else []),
             *(f"--lock-wait-timeout={LOCK_WAIT_MILLISECONDS}", f"--file={self._partial('.dump')}"),
         ]
         try:
@@ -254,6 +258,7 @@ class Dump:
             "sha256": digest,
             "server_version": self.facts["server_version"],
             "pg_dump_version": version.split()[2],
+            "statistics": self.statistics,
             "compression": f"gzip:{self.options['compression_level']}",
             "roles_file": {
                 "name": f"{self.name}.roles.sql",

@@ -59,9 +59,9 @@ options:
     type: bool
     default: true
   keep_previous:
-    description: How many replaced databases stay; older ones are dropped after the swap.
+    description: How many databases that earlier restores replaced stay; older ones are dropped before the copy.
     type: int
-    default: 2
+    default: 1
 attributes:
   check_mode: {support: full}
   diff_mode: {support: full}
@@ -117,14 +117,14 @@ def main() -> None:
             "keep_writes": {"type": "bool", "default": False},
             "hold_timeout": {"type": "int", "default": 60},
             "hold_jobs": {"type": "bool", "default": True},
-            "keep_previous": {"type": "int", "default": 2},
+            "keep_previous": {"type": "int", "default": 1},
         },
         supports_check_mode=True,
     )
     require_psycopg(module)
     programs.end_with_a_tidy_up()
-    if module.params["keep_previous"] < 1 or module.params["jobs"] < 0:
-        module.fail_json(msg="keep_previous must be at least 1, jobs at least 0.")
+    if module.params["keep_previous"] < 0 or module.params["jobs"] < 0:
+        module.fail_json(msg="keep_previous and jobs must be at least 0.")
     try:
         answer = replace(module.params, check_mode=module.check_mode)
     except Refused as error:

@@ -50,9 +50,9 @@ options:
     type: bool
     default: false
   keep_previous:
-    description: How many replaced databases stay.
+    description: How many databases that earlier restores replaced stay.
     type: int
-    default: 2
+    default: 1
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}
@@ -110,7 +110,7 @@ def main() -> None:
             "status": {"type": "str", "default": "unverified"},
             "created_at": {"type": "str", "default": ""},
             "keep_writes": {"type": "bool", "default": False},
-            "keep_previous": {"type": "int", "default": 2},
+            "keep_previous": {"type": "int", "default": 1},
         },
         supports_check_mode=True,
     )

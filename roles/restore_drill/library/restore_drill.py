@@ -192,7 +192,9 @@ def _drill(options: dict[str, Any], backup: storage.Backup, proven: proof.Proof,
         _prepare(server, manifest)
         failure = None
         try:
-            loading.load_archive(server, pg_restore, backup.path, DATABASE, options["jobs"])
+            loading.load_archive(
+                server, pg_restore, backup.path, DATABASE, [f"--jobs={loading.jobs_or_cpus(options['jobs'])}"]
+            )
         except programs.ProgramFailed as error:
             failure = error
         proof.restored(proven, failure, backup.path)

@@ -39,7 +39,7 @@ TRY_TO_WRITE = f"SELECT pg_try_advisory_xact_lock_shared({swap.WRITE_HOLD_KEY})"
 
 def options(place: Place, path: Path, **changes: Any) -> dict[str, Any]:
     basic = {"connection": place.connection, "database": place.database, "run": RUN, "path": str(path)}
-    more = {"jobs": 2, "keep_writes": False, "hold_timeout": 5, "hold_jobs": True, "keep_previous": 2}
+    more = {"jobs": 2, "keep_writes": False, "hold_timeout": 5, "hold_jobs": True, "keep_previous": 1}
     return {**basic, **more, "invariants": INVARIANTS, **changes}
 
 
@@ -252,7 +252,7 @@ def test_a_lost_live_database_is_made_anew(place: Place, backup: str) -> None:
 
 def test_replaced_databases_are_let_go_only_beyond_those_to_keep(place: Place, backup: str) -> None:
     for hour in (1, 2, 3):
-        done = replacing_restore(place, backup, f"20261123-0{hour}0000", keep_previous=2)
+        done = replacing_restore(place, backup, f"20261123-0{hour}0000", keep_previous=1)
     assert done["dropped"] == [f"{place.database}_before_20261123_010000"]
     assert done["previous"] == [f"{place.database}_before_20261123_0{hour}0000" for hour in (3, 2)]
     undone = replacing.undo({**options(place, dump_of(place, backup)), "run": "20261123-040000"}, check_mode=False)

@@ -34,9 +34,9 @@ def of_restore(options: dict[str, Any]) -> dict[str, Any]:
         lines.append(
             f"From the copy's start to the swap {names.live} takes no writes: the service answers them with 503."
         )
-    dropped = replacing.removable([names.kept, *previous], options["keep_previous"])
+    dropped = replacing.removable(previous, options["keep_previous"])
     if dropped:
-        lines.append(f"Afterwards these databases, kept by earlier restores, are removed: {', '.join(dropped)}.")
+        lines.append(f"These databases, kept by earlier restores, are removed to make room: {', '.join(dropped)}.")
     return {"lines": lines, "newer_rows": newer, "previous": previous, "kept": names.kept}
 
 
