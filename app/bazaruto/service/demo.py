@@ -22,6 +22,8 @@ SQL = database.statements(__package__, "demo.sql")
 SEED = 20230101
 USERS, POLICIES, CLAIMS = 1200, 2400, 3600
 EPOCH = dt.datetime(2023, 1, 1, 8, 0, tzinfo=dt.UTC)  # when the first demo user came
+# One year is over, and such policies are made lapsed; the others run beyond 2035, so that no worker changes the data.
+TERMS_YEARS = (1, 12, 13, 15, 20)
 _FIRST = ("Ana", "Bela", "Carlos", "Elsa", "Fátima", "Graça", "Hélder", "Inês", "João", "Maria", "Nelson", "Olga")
 _LAST = ("Chissano", "Cossa", "Langa", "Mabunda", "Macuácua", "Mondlane", "Muchanga", "Sitoe", "Tembe")
 _CURRENCIES = ("MZN", "EUR", "USD")
@@ -162,7 +164,8 @@ class _Source:
         coverage = _COVERAGE[currency] * self._draw.randint(1, 40)
         created = EPOCH + dt.timedelta(hours=4 * USERS + number)
         starts_on = created.date() + dt.timedelta(days=self._draw.randint(0, 30))
-        ends_on = starts_on + dt.timedelta(days=365 * self._draw.randint(1, 5))
+        years = self._draw.choice(TERMS_YEARS)
+        ends_on = starts_on + dt.timedelta(days=365 * (TERMS_YEARS[-1] if number <= 5 else years))
         holder = LOGINS[2].id if number <= 5 else self._draw.choice(holders)
         product = self._draw.choice(list(Product))
         row = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import Collection
 
@@ -59,10 +60,19 @@ class _Working:
         return 0
 
     def _asked_to_stop(self) -> None:
-        log.info("Worker asked to stop; running jobs may end", grace=self._service.settings.jobs.shutdown_grace)
+        if self._stop.is_set():
+            self._cut_off()
+        grace = self._service.settings.jobs.shutdown_grace
+        log.info("Worker asked to stop; running jobs may end", grace=grace)
         self._stop.set()
+        asyncio.get_running_loop().call_later(grace, self._cut_off)
         if self._worker is not None:
             self._worker.stop()  # type: ignore[no-untyped-call] # procrastinate has no types here
+
+    def _cut_off(self) -> None:
+        """End now: a job is a thread, which nothing else can end. Another worker takes over what it was doing."""
+        log.warn("Worker ended while jobs were running; they run again")
+        os._exit(1)
 
     async def _work(self) -> None:
         """One procrastinate worker, until it is stopped or the database is lost."""
@@ -81,7 +91,6 @@ class _Working:
                 name="bazaruto",
                 concurrency=settings.jobs.concurrency,
                 fetch_job_polling_interval=POLL_SECONDS,
-                shutdown_graceful_timeout=settings.jobs.shutdown_grace,
                 update_heartbeat_interval=jobs.HEARTBEAT_SECONDS,
                 stalled_worker_timeout=jobs.DEAD_AFTER_SECONDS,
                 install_signal_handlers=False,

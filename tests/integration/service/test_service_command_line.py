@@ -38,6 +38,10 @@ def test_demo_data_is_enough_the_same_each_time_and_made_once(install: Callable[
     assert counted["claims"] >= 3000
     assert counted["claim_history"] > counted["claims"]
     assert one.one("SELECT count(*) AS n FROM users WHERE password_hash IS NOT NULL")["n"] == 3
+    statuses = one.rows("SELECT status, count(*) AS n, min(ends_on)::text AS ends FROM policies GROUP BY status")
+    assert {row["status"] for row in statuses if row["n"] > 50} == {"draft", "active", "lapsed", "canceled"}
+    assert next(row["ends"] for row in statuses if row["status"] == "active") > "2035"  # or a worker lapses them
+    assert one.one("SELECT count(*) AS n FROM claims WHERE status = 'submitted'")["n"] == 0
     password_file = one.home / "secrets" / "demo-password"
     assert password_file.stat().st_mode & 0o777 == 0o600
     before = _fingerprint(one), password_file.read_text()

@@ -268,6 +268,48 @@ def test_a_stopped_worker_takes_nothing_new_and_ends_with_zero(site: Installatio
     wait_until(lambda: not site.rows("SELECT id FROM procrastinate_jobs WHERE status = 'doing'"))
 
 
+def _blocked_job(site: Installation, staff: Client, blocker: psycopg.Connection[Any]) -> str:
+    """A claim whose assessment a worker has begun, and cannot end before `blocker` lets it; returns the claim."""
+    claim = _submit(staff, new_policy(staff, staff, product="health"), amount_minor=1)
+    blocker.execute("SELECT 1 FROM claims WHERE id = %s FOR UPDATE", [claim])
+    return claim
+
+
+def _waits_for_a_lock(site: Installation) -> Any:
+    waiting = "SELECT 1 AS one FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    return site.rows(waiting)
+
+
+def test_a_stopped_worker_ends_the_job_it_has_begun(site: Installation, staff: Client) -> None:
+    with psycopg.connect(site.database_url) as blocker:
+        claim = _blocked_job(site, staff, blocker)
+        process = site.worker()
+        wait_until(lambda: _waits_for_a_lock(site))
+        log = site.home / "log" / "bazaruto-worker.log"
+        asked = log.read_text().count("Worker asked to stop")
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: log.read_text().count("Worker asked to stop") > asked)
+        assert process.poll() is None
+        blocker.rollback()
+    assert process.wait(20) == 0
+    assert staff.get(f"/v1/claims/{claim}").json()["status"] != "submitted"
+    assert not site.rows("SELECT id FROM procrastinate_jobs WHERE status = 'doing'")
+
+
+def test_a_job_that_outlasts_the_grace_is_given_up_and_runs_again(site: Installation, staff: Client) -> None:
+    with psycopg.connect(site.database_url) as blocker:
+        claim = _blocked_job(site, staff, blocker)
+        process = site.worker(BAZARUTO_JOBS_SHUTDOWN_GRACE="500ms")
+        wait_until(lambda: _waits_for_a_lock(site))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 1
+        blocker.rollback()
+    again = site.worker()
+    _assessed(staff, claim, 40)
+    again.terminate()
+    assert again.wait(20) == 0
+
+
 def test_ended_policies_lapse_and_running_ones_do_not(site: Installation, staff: Client, worker: object) -> None:
     running = new_policy(staff, staff)
     holder = staff.get("/v1/users/me").json()["id"]

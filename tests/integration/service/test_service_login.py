@@ -132,6 +132,21 @@ def test_attempts_from_one_address_are_limited_whatever_the_e_mail(install: Call
     assert statuses == [401, 401, 401, 401, 429]
 
 
+def test_the_address_that_is_limited_is_the_one_the_trusted_proxy_names(install: Callable[..., Installation]) -> None:
+    limited = install(BAZARUTO_AUTH_ATTEMPTS_PER_ADDRESS="2", BAZARUTO_REDIS_URL="")
+
+    def statuses(client: Client, *clients: str) -> list[int]:
+        body = {"email": "guess@example.com", "password": "wrong wrong wrong"}
+        sent = ({"X-Forwarded-For": forwarded} for forwarded in clients)
+        return [client.post("/v1/auth/login", json=body, headers=headers).status_code for headers in sent]
+
+    proxied = limited.serve(BAZARUTO_SERVER_TRUSTED_PROXY="127.0.0.1")
+    assert statuses(proxied, "192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.2", "192.0.2.3") == [401] * 5
+    assert statuses(proxied, "192.0.2.1", "203.0.113.5, 192.0.2.2", "192.0.2.4") == [429, 429, 401]
+    direct = limited.serve()  # trusts nobody: what a client says of itself counts for nothing
+    assert statuses(direct, "192.0.2.7", "192.0.2.8", "192.0.2.9") == [401, 401, 429]
+
+
 def test_a_burst_of_logins_is_bounded_and_nothing_else_waits_for_it(nobody: Client, customer: Client) -> None:
     def attempt(number: int) -> int:
         with httpx.Client(base_url=nobody.url, trust_env=False, timeout=30) as client:
