@@ -111,3 +111,18 @@ def test_an_event_keeps_what_a_run_is_followed_by() -> None:
     assert event["stdout"] == "fatal:\n no"
     assert event["message"] == "it ended with code 3: last words"
     assert (event["host"], event["task"], event["changed"], event["seconds"]) == ("db1", "Dump", True, 1.235)
+
+
+def spoken(outcome: dict[str, object], action: str = "ansible.builtin.debug", event: str = "runner_on_ok") -> object:
+    details = {"host": "db1", "task": "Say it", "resolved_action": action, "res": outcome}
+    return journal.event_of({"event": event, "event_data": details}).get("message")
+
+
+def test_what_a_debug_task_says_is_kept_line_by_line() -> None:
+    assert spoken({"msg": "one"}) == "one"
+    assert spoken({"msg": ["one", {"two": 2}]}) == 'one\n{"two": 2}'
+    assert spoken({"msg": "of a loop"}, event="runner_item_on_ok") == "of a loop"
+    assert spoken({"msg": "All items completed", "results": []}) is None
+    assert spoken({"db": 1}) is None
+    assert spoken({"censored": "hidden"}) is None
+    assert spoken({"msg": "changed 3 files"}, action="ansible.builtin.copy") is None

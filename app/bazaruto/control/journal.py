@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 TEXT_LIMIT = 24 * 1024  # characters kept of one text; a line stays below 64 KiB of plain text
 REDACTED = "***"
+SPEAKING = frozenset({"debug", "ansible.builtin.debug"})  # what such a task says is meant for people
 SHORTEST_SECRET = 4  # a shorter value would redact half of the log
 
 
@@ -140,6 +141,8 @@ def event_of(data: Mapping[str, Any]) -> dict[str, Any]:
         if event["type"].endswith(("failed", "unreachable")):
             event["message"] = failure_message(outcome)
             event["ignored"] = bool(details.get("ignore_errors"))
+        elif event["type"].endswith("ok") and event["action"] in SPEAKING and (said := spoken(outcome)):
+            event["message"] = said
     if isinstance(details.get("duration"), int | float):
         event["seconds"] = round(details["duration"], 3)
     return event
@@ -152,6 +155,13 @@ def failure_message(outcome: Mapping[str, Any]) -> str:
         words = str(outcome.get("stderr") or outcome.get("stdout") or "").strip().splitlines()
         message = f"it ended with code {outcome.get('rc')}" + (f": {words[-1]}" if words else "")
     return message
+
+
+def spoken(outcome: Mapping[str, Any]) -> str:
+    """What a debug task says, line by line; nothing when it only printed a variable, or sums up its loop."""
+    said = outcome.get("msg") if "results" not in outcome else None
+    lines = said if isinstance(said, list) else [] if said is None else [said]
+    return "\n".join(line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines)
 
 
 def cut(event: dict[str, Any]) -> dict[str, Any]:

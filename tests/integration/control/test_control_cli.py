@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
 from pathlib import Path
+from subprocess import PIPE
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +23,9 @@ def test_run_shows_progress_by_task_and_host_and_ends_with_the_result(control_pl
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "Say a word" in lines
-    assert any(re.fullmatch(r"  ✓ localhost  Say the word  ok.*", line) for line in lines)
+    said = next(index for index, line in enumerate(lines) if re.fullmatch(r"  ✓ localhost  Say the word  ok.*", line))
+    assert lines[said + 1].rstrip() == "    salut calm 2", "what a debug task says stands below it"
+    assert not [line for line in lines if "Validating arguments" in line]
     assert any(line.startswith("say in local: succeeded") for line in lines)
     assert any(re.fullmatch(r" *word +salut *", line) for line in lines)
 
@@ -34,7 +39,9 @@ def test_run_with_json_prints_one_document_the_run(control_plane: ControlPlane) 
 def test_a_failed_run_exits_with_1_and_says_why(control_plane: ControlPlane) -> None:
     done = control_plane.cli("run", "fail")
     assert done.returncode == 1
-    assert "The disk is full: free some space." in done.stdout
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    assert "    The disk is full: free some space." in lines, "below its task"
+    assert lines[-1] == 'Task "Refuse the impossible" failed on localhost: The disk is full: free some space.'
     assert json.loads(control_plane.cli("run", "fail", "-o", "json").stdout)["status"] == "failed"
 
 
@@ -49,16 +56,51 @@ def test_a_failed_run_exits_with_1_and_says_why(control_plane: ControlPlane) -> 
         (["raze"], ["confirm"]),
         (["raze", "--confirm", "production"], ["confirm"]),
         (["say", "--limit", "@/etc/passwd"], ["limit"]),
+        (["say", "-p", b"word=\xff"], ["UTF-8"]),
+        (["say", "-p", "count=1e400"], ["count"]),
+        (["say", "-p", "count=true"], ["count"]),
+        (["../../say", "-e", "/etc"], ["operation", "environment"]),
     ],
 )
 def test_a_refused_launch_exits_with_2_and_names_every_field(
-    control_plane: ControlPlane, words: list[str], named: list[str]
+    control_plane: ControlPlane, words: list[str | bytes], named: list[str]
 ) -> None:
     done = control_plane.cli("run", *words)
     assert done.returncode == 2
     assert done.stdout == ""
     assert all(name in done.stderr for name in named), done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_interrupting_the_command_leaves_the_run_running_and_says_so(
+    control_plane: ControlPlane, tmp_path: Path
+) -> None:
+    words = ["bazaruto", "run", "slow", "-p", f"file={tmp_path / 'go'}"]
+    with subprocess.Popen(words, env=control_plane.environment, stdout=PIPE, stderr=PIPE, text=True) as following:
+        assert following.stdout is not None
+        while "waiting" not in (line := following.stdout.readline()):
+            assert line, "the run's first message came before its end"
+        following.send_signal(signal.SIGINT)
+        _, said = following.communicate(timeout=10)
+    assert following.returncode == 4
+    (sentence,) = said.splitlines()
+    run = re.findall(r"`bazaruto logs -f (\S+)`", sentence)[0]
+    assert control_plane.run(run)["status"] == "running"
+    (tmp_path / "go").touch()
+    assert control_plane.finished(run)["status"] == "succeeded"
+
+
+def test_a_reader_that_stops_reading_ends_the_command_without_a_word(control_plane: ControlPlane) -> None:
+    for command in ("runs", "operations -o json", "run say"):
+        script = f"bazaruto {command} | head -0; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(
+            ["bash", "-c", script], env=control_plane.environment, capture_output=True, text=True, check=False
+        )
+        assert "Traceback" not in done.stderr
+        assert "Exception" not in done.stderr
+        if command == "run say":
+            assert done.returncode == 4, "its end was not seen"
+            assert "The run goes on" in done.stderr
 
 
 def test_a_run_ended_at_its_limit_exits_with_3(control_plane: ControlPlane, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ server.register(app)
 def main() -> None:
     """The entry point `bazaruto`; an expected failure is a sentence on the standard error."""
     try:
+        _refuse_what_is_no_text(sys.argv[1:])
         app()
     except (RefusedError, config.SettingsError, catalog.CatalogueError) as error:
         _end(str(error), 2)
@@ -28,6 +29,13 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # whoever read this has stopped reading; nobody is left to tell
         sys.exit(1)
+
+
+def _refuse_what_is_no_text(words: list[str]) -> None:
+    """Bytes that are not UTF-8 reach Python as halves of characters, which nothing further on can take."""
+    for word in words:
+        if not word.isascii() and any("\ud800" <= character <= "\udfff" for character in word):
+            raise RefusedError(f"{word!a} is not UTF-8.")
 
 
 def _end(sentence: str, code: int) -> None:

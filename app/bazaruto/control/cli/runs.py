@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from bazaruto import config
-from bazaruto.control import catalog, render
+from bazaruto.control import catalog, render, tables
 from bazaruto.control.client import Client, RefusedError, UnreachableError, connect
 
 EXIT_CODES = {
@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
 def operations(output: OutputOption = Output.TABLE) -> None:
     """List what can be launched."""
     answer = _client().get("/api/v1/operations")
-    _show_list(output, answer["items"], {"OPERATION": "name", "EFFECT": "effect", "": "summary"})
+    _show_list(output, answer["items"], {"OPERATION": "name", "EFFECT": "effect", "WHAT IT DOES": "summary"})
 
 
 def run(  # noqa: PLR0913, PLR0917 - its options are the contract's
@@ -102,11 +102,10 @@ def runs(
         "OPERATION": "operation",
         "ENVIRONMENT": "environment",
         "STATUS": "status",
+        "TOOK": "took",
         "BY": "requested_by",
-        "ACCEPTED": "created_at",
-        "FINISHED": "finished_at",
     }
-    _show_list(output, found, columns)
+    _show_list(output, found, columns, took=tables.took)
 
 
 def show(run: RunArgument, output: OutputOption = Output.TABLE) -> None:
@@ -117,10 +116,12 @@ def show(run: RunArgument, output: OutputOption = Output.TABLE) -> None:
         return
     screen = render.console()
     hidden = ("result", "changes", "error", "hosts")
-    screen.print(render.facts({name: value for name, value in found.items() if name not in hidden}))
-    screen.print(render.listing(found["changes"], {"AT": "at", "STATUS": "status", "REASON": "reason"}))
+    screen.print(tables.facts({name: value for name, value in found.items() if name not in hidden}))
+    screen.print()
+    screen.print(tables.listing(found["changes"], {"AT": "at", "STATUS": "status", "REASON": "reason"}))
+    screen.print()
     if found["hosts"]:
-        screen.print(render.facts(found["hosts"]))
+        screen.print(tables.facts(found["hosts"]))
     render.end_of_run(screen, found)
 
 
@@ -147,14 +148,8 @@ def logs(
 def backups(limit: LimitOption = 20, output: OutputOption = Output.TABLE) -> None:
     """List backups, newest first, and what is proven of each."""
     found = _client().items("/api/v1/backups", limit)
-    columns = {
-        "BACKUP": "name",
-        "STATUS": "status",
-        "SIZE": "size_bytes",
-        "VERIFIED": "verified_at",
-        "": "status_reason",
-    }
-    _show_list(output, found, columns)
+    columns = {"BACKUP": "name", "STATUS": "status", "SIZE": "size", "VERIFIED, OR WHY NOT": "proven"}
+    _show_list(output, found, columns, size=_size, proven=_proven)
 
 
 def _follow(client: Client, launched: dict[str, Any], output: Output) -> dict[str, Any]:
@@ -167,8 +162,8 @@ def _follow(client: Client, launched: dict[str, Any], output: Output) -> dict[st
             for step in client.follow(launched["id"]):
                 last = step.run
                 progress.show(step.run, step.events)
-    except KeyboardInterrupt:
-        typer.echo(f"\nThe run goes on: `bazaruto logs -f {launched['id']}` follows it.", err=True)
+    except (KeyboardInterrupt, BrokenPipeError):  # also whoever read this may have stopped reading
+        typer.echo(f"The run goes on: `bazaruto logs -f {launched['id']}` follows it.", err=True)
         raise typer.Exit(UNKNOWN) from None
     except (UnreachableError, RefusedError) as error:
         raise UnreachableError(
@@ -260,11 +255,23 @@ def _show_detached(output: Output, launched: dict[str, Any]) -> None:
         typer.echo(f"Accepted as run {launched['id']}; `bazaruto logs -f {launched['id']}` follows it.")
 
 
-def _show_list(output: Output, items: list[dict[str, Any]], columns: dict[str, str]) -> None:
+def _size(backup: dict[str, Any]) -> str:
+    return "-" if backup["size_bytes"] is None else tables.size(backup["size_bytes"])
+
+
+def _proven(backup: dict[str, Any]) -> str:
+    return str(backup["verified_at"] or backup["status_reason"] or "no drill has restored it yet")
+
+
+def _show_list(
+    output: Output, items: list[dict[str, Any]], columns: dict[str, str], **derived: Callable[[dict[str, Any]], str]
+) -> None:
+    """As JSON just as it came; as a table with what is derived from each item beside it."""
     if output is Output.JSON:
         _print_json({"items": items, "next": None})
     elif items:
-        render.console().print(render.listing(items, columns))
+        rows = [{**item, **{name: make(item) for name, make in derived.items()}} for item in items]
+        render.console().print(tables.listing(rows, columns))
     else:
         typer.echo("There are none.")
 
