@@ -35,6 +35,7 @@ def failed(task: str, host: str, **details: Any) -> dict[str, Any]:
         (0, [stats(ok={"a": 1})], None, "succeeded"),
         (0, [stats(ok={"a": 1})], "limit", "succeeded"),
         (0, [], None, "failed"),
+        (0, [stats()], None, "failed"),
         (0, [stats(ok={"a": 1}, dark={"b": 1})], None, "failed"),
         (0, [stats(failures={"a": 1})], None, "failed"),
         (2, [stats(ok={"a": 1})], None, "failed"),

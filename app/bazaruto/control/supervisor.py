@@ -195,14 +195,22 @@ def supervise(directory: rundir.RunDirectory) -> rundir.Outcome:
 def judge(
     spec: rundir.Spec, recorder: Recorder, ended_by: str | None, rc: int | None, trouble: str | None
 ) -> tuple[str, str | None]:
-    """The run's status and the sentence for it. Success needs code 0, the statistics, and no lost host."""
+    """The run's status and the sentence for it. Success needs code 0, the statistics, some host and no lost one."""
     if rc == 0 and recorder.statistics is not None and not recorder.lost_hosts():
+        if not recorder.hosts():
+            return "failed", _nobody(spec)
         return "succeeded", trouble
     if ended_by == "limit":
         return "timed_out", f"It was ended after its time limit of {spec.timeout_seconds:g} s."
     if ended_by == "signal":
         return "interrupted", "Its supervisor was told to stop (SIGTERM), and ended the playbook."
     return "failed", " ".join(filter(None, [recorder.reason(rc), trouble]))
+
+
+def _nobody(spec: rundir.Spec) -> str:
+    """Ansible takes a play without hosts for a success; a backup of nothing is none."""
+    chosen = f"none of its hosts is in --limit {spec.limit}" if spec.limit else "its inventory has no host for it"
+    return f"Nothing was done: {chosen}. `ansible-inventory -i inventories/{spec.environment} --graph` shows the hosts."
 
 
 def play(directory: rundir.RunDirectory, spec: rundir.Spec, recorder: Recorder) -> tuple[int | None, str | None]:

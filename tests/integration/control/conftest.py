@@ -50,6 +50,7 @@ class ControlPlane:
             "BAZARUTO_CONTROL_DATABASE_URL": self.database_url,
             "BAZARUTO_CONTROL_PORT": str(self.port),
             "BAZARUTO_CONTENT_DIRECTORY": str(CONTENT),
+            "AWS_SECRET_ACCESS_KEY": "a planted secret",
         }
 
     @property
@@ -61,7 +62,7 @@ class ControlPlane:
         headers = {"Authorization": f"Bearer {self.token}"}
         return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=30, trust_env=False)
 
-    def cli(self, *words: str, **changed: str) -> subprocess.CompletedProcess[str]:
+    def cli(self, *words: str | bytes, **changed: str) -> subprocess.CompletedProcess[str]:
         """`bazaruto WORDS…`, as a person would type it."""
         environment = {**self.environment, **changed}
         return subprocess.run(

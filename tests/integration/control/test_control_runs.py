@@ -72,6 +72,27 @@ def test_a_playbook_that_cannot_be_parsed_fails_with_ansibles_words(control_plan
     assert "'tusks' is not a valid attribute for a Play" in ended["error"]
 
 
+def test_a_play_without_hosts_is_no_success(control_plane: ControlPlane) -> None:
+    ended = control_plane.finished(control_plane.launch("nobody")["id"])
+    assert (ended["status"], ended["result"]) == ("failed", None)
+    assert ended["error"].startswith("Nothing was done: its inventory has no host for it.")
+    ended = control_plane.finished(control_plane.launch("say", limit="localhost:!localhost")["id"])
+    assert ended["status"] == "failed"
+    assert "no hosts to target" in ended["error"]
+
+
+def test_a_play_that_leaves_a_daemon_on_its_terminal_succeeds_at_its_own_end(
+    control_plane: ControlPlane, tmp_path: Path
+) -> None:
+    file = tmp_path / "go"
+    ended = control_plane.finished(control_plane.launch("linger", parameters={"file": str(file)})["id"])
+    left = processes_of(ended["id"])
+    file.touch()
+    assert (ended["status"], ended["error"]) == ("succeeded", None)
+    assert left, "the daemon was there all the time"
+    assert control_plane.events(ended["id"])[-1]["type"] == "playbook_on_stats"
+
+
 def test_a_run_is_ended_at_its_time_limit_with_all_its_processes(control_plane: ControlPlane, tmp_path: Path) -> None:
     run = control_plane.launch("brief", parameters={"file": str(tmp_path / "never")})["id"]
     ended = control_plane.finished(run)
@@ -171,8 +192,13 @@ def test_the_supervisor_carries_the_run_and_little_else(control_plane: ControlPl
     names = {entry.partition("=")[0] for entry in (proc / "environ").read_text().split("\0") if entry}
     assert "BAZARUTO_RUN_ID" in names
     assert not names & {"BAZARUTO_CONTROL_DATABASE_URL", "BAZARUTO_CONTENT_DIRECTORY", "PYTEST_CURRENT_TEST"}
-    command_lines = [(Path("/proc") / str(pid) / "cmdline").read_text() for pid in processes_of(run)]
+    family = [Path("/proc") / str(pid) for pid in processes_of(run)]
+    command_lines = [(member / "cmdline").read_text() for member in family]
+    assert any("ansible-playbook" in line for line in command_lines)
     assert not [line for line in command_lines if str(file) in line]
+    worker = Path("/proc") / str(control_plane.processes["worker"].pid)
+    assert "a planted secret" in (worker / "environ").read_text()
+    assert not [member for member in family if "a planted secret" in (member / "environ").read_text()]
     file.touch()
     assert control_plane.finished(run)["status"] == "succeeded"
 
