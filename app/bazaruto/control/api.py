@@ -84,15 +84,15 @@ ENDPOINTS = (
     Endpoint("GET", "/livez", "Whether the process lives", None, public=True),
     Endpoint("GET", "/readyz", "Whether it can serve", None, errors=(503,), public=True),
     Endpoint("GET", "/healthz", "Whether it is well", None, errors=(503,), public=True),
-    Endpoint("GET", "/healthz/detailed", "The same with details", None, errors=(403, 503)),
-    Endpoint("GET", "/metrics", "Prometheus metrics, as text", None, errors=(403,)),
+    Endpoint("GET", "/healthz/detailed", "The same with details", None, errors=(503,)),
+    Endpoint("GET", "/metrics", "Prometheus metrics", None, media="text/plain"),
     Endpoint("GET", "/openapi.json", "This document", None),
     Endpoint("GET", "/api/v1/operations", "What can be launched", OperationSummary, listed=True),
     Endpoint("GET", "/api/v1/operations/{name}", "One operation and its parameters", OperationDetails, errors=(404,)),
     Endpoint("GET", "/api/v1/environments", "Where it can be launched", EnvironmentAnswer, listed=True),
     Endpoint("GET", RUNS, "Runs, newest first", runs.Run, listed=True, query=RunQuery, errors=(400, 422)),
     Endpoint("POST", RUNS, "Launch an operation", runs.Run, status=202, body=runs.LaunchRequest,
-             errors=(400, 403, 413, 415, 422)),
+             errors=(400, 413, 415, 422)),
     Endpoint("GET", RUN, "One run and its life", runs.RunDetails, errors=(404,)),
     Endpoint("GET", f"{RUN}/events", "Its events", Events, query=EventQuery, errors=(400, 404, 422)),
     Endpoint("GET", "/api/v1/backups", "Backups, newest first", backups.Backup, listed=True, query=ListQuery,
@@ -167,7 +167,7 @@ class Api:
 
     def list_runs(self) -> dict[str, Any]:
         wanted = web.query(RunQuery)
-        before = web.decode_cursor(wanted.cursor, int)[0] if wanted.cursor else None
+        before = web.decode_cursor(wanted.cursor, runs.Position)[0] if wanted.cursor else None
         with self.pool.connection() as connection:
             found = runs.page(connection, wanted, before, wanted.limit + 1)
         shown = found[: wanted.limit]

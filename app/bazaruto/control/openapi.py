@@ -41,13 +41,14 @@ class Endpoint:
     method: str
     path: str  # with {names}
     summary: str
-    answer: type[BaseModel] | None  # None: an object without a fixed shape
+    answer: type[BaseModel] | None  # None: an object without a fixed shape, or a text
     listed: bool = False  # the answer is {"items": […], "next": …}
     status: int = 200
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     errors: tuple[int, ...] = ()
     public: bool = False  # needs no token
+    media: str = "application/json"  # of the answer
 
     @property
     def route(self) -> str:
@@ -99,15 +100,16 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
     return {
         str(endpoint.status): {
             "description": HTTPStatus(endpoint.status).phrase,
-            "content": {"application/json": {"schema": _answer_schema(endpoint)}},
+            "content": {endpoint.media: {"schema": _answer_schema(endpoint)}},
         },
         **{str(status): {"description": HTTPStatus(status).phrase, "content": problem} for status in errors},
+        "default": {"description": "Any other error", "content": problem},
     }
 
 
 def _answer_schema(endpoint: Endpoint) -> dict[str, Any]:
     if endpoint.answer is None:
-        return {"type": "object"}
+        return {"type": "object" if endpoint.media == "application/json" else "string"}
     one = {"$ref": REFERENCE.format(model=endpoint.answer.__name__)}
     if not endpoint.listed:
         return one

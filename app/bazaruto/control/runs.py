@@ -22,6 +22,8 @@ from bazaruto.database import statements
 SQL = statements(__package__, "runs.sql")
 LIMIT_PATTERN = r"^[A-Za-z0-9_*!\[][A-Za-z0-9_.:,*!&\[\]-]*$"  # no option, no @file
 
+LONGEST_FIELD = 200  # characters of a wrong field's name that an answer repeats
+
 
 class RunStatus(enum.StrEnum):
     """Where a run stands. Terminal states never change again."""
@@ -46,6 +48,7 @@ def _in_utc(moment: datetime.datetime) -> datetime.datetime:
 
 
 Moment = Annotated[datetime.datetime, AfterValidator(_in_utc)]
+Position = Annotated[int, Field(ge=1, lt=2**63)]  # in the order of acceptance; what PostgreSQL's bigint holds
 
 
 class LaunchRequest(BaseModel):
@@ -143,7 +146,7 @@ def _operation_errors(operation: Operation, values: Mapping[str, Any], malformed
         if "parameters" not in malformed:
             operation.check(values.get("parameters", {}))
     except WrongParameters as error:
-        errors += [(f"parameters.{wrong.name}", wrong.message) for wrong in error.wrong]
+        errors += [(f"parameters.{wrong.name}"[:LONGEST_FIELD], wrong.message) for wrong in error.wrong]
     wanted = values.get("environment")
     if operation.effect is Effect.DESTROY and "confirm" not in malformed and wanted != values.get("confirm"):
         errors.append(("confirm", f'must be "{wanted}": {operation.name} may destroy data there'))
@@ -152,7 +155,7 @@ def _operation_errors(operation: Operation, values: Mapping[str, Any], malformed
 
 def _field_error(error: ErrorDetails) -> tuple[str, str]:
     field = ".".join(map(str, error["loc"])) or "body"
-    return field[:200], "there is no such field" if error["type"] == "extra_forbidden" else error["msg"]
+    return field[:LONGEST_FIELD], "there is no such field" if error["type"] == "extra_forbidden" else error["msg"]
 
 
 def accept(

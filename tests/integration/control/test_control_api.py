@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import jsonschema
 import pytest
+
+from bazaruto import probes
+from bazaruto.control.api import ENDPOINTS
 
 if TYPE_CHECKING:
     from .conftest import ControlPlane
@@ -43,8 +47,12 @@ def test_the_first_admin_token_is_private_and_stored_only_hashed(control_plane: 
 )
 def test_without_a_valid_token_nothing_is_answered(control_plane: ControlPlane, header: str) -> None:
     url = f"http://127.0.0.1:{control_plane.port}"
-    for path in (RUNS, "/api/v1/operations", "/api/v1/backups", "/openapi.json", f"{RUNS}/x/events"):
-        answer = httpx.get(url + path, headers={"Authorization": header.encode()}, trust_env=False)
+    guarded = [each for each in ENDPOINTS if not each.public and each.path not in probes.PATHS]
+    assert len(guarded) > 7
+    for endpoint in guarded:
+        path = re.sub(r"\{\w+\}", "x", endpoint.path)
+        sent = {"Authorization": header.encode()}
+        answer = httpx.request(endpoint.method, url + path, headers=sent, trust_env=False)
         assert answer.status_code == 401, path
         assert answer.headers["www-authenticate"].startswith("Bearer")
     forged = control_plane.token[:-1] + ("A" if control_plane.token[-1] != "A" else "B")
@@ -167,7 +175,8 @@ def test_runs_are_listed_newest_first_in_pages_and_by_filter(control_plane: Cont
     answer = control_plane.http.get(RUNS, params={"limit": "0", "status": "lost", "cursor": "x", "page": "2"})
     assert answer.status_code == 422
     assert fields(answer) >= {"limit", "status", "page"}
-    assert control_plane.http.get(RUNS, params={"cursor": "nonsense"}).status_code == 422
+    for cursor in ("nonsense", "WzEwMDAwMDAwMDAwMDAwMDAwMDAwMDBd", "Wy0xXQ", "WyJ4Il0"):  # far, before all, and a text
+        assert control_plane.http.get(RUNS, params={"cursor": cursor}).status_code == 422
     assert control_plane.http.get(f"{RUNS}/{launched[0]}/events", params={"after": "-1"}).status_code == 422
 
 
@@ -202,6 +211,34 @@ def test_the_openapi_document_describes_every_route_and_every_answer(control_pla
         assert set(methods) <= {"get", "post"}
         answer = control_plane.http.request("DELETE", re.sub(r"\{\w+\}", "x", path))
         assert answer.status_code == 405, path
+
+
+def test_every_answer_is_what_the_openapi_document_says_of_it(control_plane: ControlPlane) -> None:
+    document = control_plane.http.get("/openapi.json").json()
+    for schema in document["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+    run = control_plane.launch("say", parameters={"word": "salut"})["id"]
+    control_plane.finished(run)
+    name, directory = "bazaruto_20260201_000000", control_plane.home / "backups"
+    lay_down(directory, name, proof="verified")
+    for path, methods in document["paths"].items():
+        url = path.replace("{id}", run).replace("{name}", "say")
+        calls = {"get": lambda url=url: control_plane.http.get(url)}
+        calls["post"] = lambda url=url: control_plane.http.post(url, json={"operation": "say", "environment": "local"})
+        for method, operation in methods.items():
+            answer = calls[method]()
+            expected = operation["responses"][str(answer.status_code)]["content"]
+            assert answer.status_code < 300, path
+            media = answer.headers["content-type"].partition(";")[0]
+            assert media in expected, path
+            if media == "application/json":
+                schema = {**expected[media]["schema"], "components": document["components"]}
+                jsonschema.validate(answer.json(), schema, cls=jsonschema.Draft202012Validator)
+            refused = control_plane.http.request(method, url, params={"surprise": "1"}, json={"surprise": 1})
+            said = operation["responses"].get(str(refused.status_code), operation["responses"]["default"])
+            assert refused.is_success or set(said["content"]) == {"application/problem+json"}, path
+    for path in (f"{name}.dump", f"{name}.json", f"proofs/{name}.json"):
+        (directory / path).unlink()
 
 
 def test_health_readiness_and_metrics_answer_on_this_machine_without_a_token(control_plane: ControlPlane) -> None:
