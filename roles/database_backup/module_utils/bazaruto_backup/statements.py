@@ -154,6 +154,13 @@ SELECT count(*) FROM pg_locks
    AND classid = 'pg_database'::regclass AND objid = (SELECT oid FROM pg_database WHERE datname = %s)
 """
 
+# End whoever waits at a database's door: after a rename PostgreSQL would tell them that there is no such database.
+END_WAITING_AT_THE_DOOR = """
+SELECT count(pg_terminate_backend(pid)) FROM pg_locks
+ WHERE NOT granted AND locktype = 'object' AND mode = 'RowExclusiveLock'
+   AND classid = 'pg_database'::regclass AND objid = (SELECT oid FROM pg_database WHERE datname = %s)
+"""
+
 # End every session in these databases but one; how many there were.
 END_SESSIONS = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity

@@ -144,31 +144,45 @@ def _attempt(server: Server, live: str, incoming: str, kept: str, hold: WriteHol
         renaming.execute("SET LOCAL lock_timeout = '30s'")
         renames = _Renames(renaming, [(live, kept), (incoming, live)])
         renames.start()
-        kept_out = [hold.pid] if hold else []
-        while renames.is_alive():
-            # In this order: once the door is closed and nobody is left inside, nobody can write any more.
-            closed = one(ending, statements.RENAME_HOLDS_LOCK, renaming.info.backend_pid, live)[0]
-            others = one(ending, statements.END_SESSIONS, [live, incoming], kept_out)[0]
-            if closed and not others:
-                kept_out = []
-            renames.join(_POLL_SECONDS)
+        try:
+            kept_out = [hold.pid] if hold else []
+            while not renames.waiting.wait(_POLL_SECONDS):
+                # In this order: once the door is closed and nobody is left inside, nobody can write any more.
+                closed = one(ending, statements.RENAME_HOLDS_LOCK, renaming.info.backend_pid, live)[0]
+                others = one(ending, statements.END_SESSIONS, [live, incoming], kept_out)[0]
+                if closed and not others:
+                    kept_out = []
+            one(ending, statements.END_WAITING_AT_THE_DOOR, live)
+            renames.may_commit = True
+        finally:
+            renames.go_on.set()
+            renames.join()
     return renames.error
 
 
 class _Renames(threading.Thread):
-    """The renaming transaction, which blocks until nobody is left in the databases."""
+    """The renaming transaction, which blocks until nobody is left in the databases, and waits before it commits."""
 
     def __init__(self, session: psycopg.Connection[Any], pairs: list[tuple[str, str]]) -> None:
         super().__init__(daemon=True)
         self._session, self._pairs = session, pairs
         self.error: psycopg.Error | None = None
+        self.waiting = threading.Event()  # both are renamed, or it failed
+        self.go_on = threading.Event()
+        self.may_commit = False
 
     def run(self) -> None:
         try:
             for old, new in self._pairs:
                 rename(self._session, old, new)
-            self._session.commit()
+            self.waiting.set()
+            self.go_on.wait()
+            if self.may_commit:
+                self._session.commit()
+            else:
+                self._session.rollback()
         except psycopg.Error as error:
             self.error = error
+            self.waiting.set()
             if not self._session.closed:
                 self._session.rollback()
