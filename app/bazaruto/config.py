@@ -105,7 +105,7 @@ class ServerSettings(Section):
     queue_limit: Annotated[int, Field(ge=1, le=10_000)] = 256  # requests waiting for a thread; more: 503
     connection_limit: Annotated[int, Field(ge=1, le=10_000)] = 512  # above it: the oldest idle one is closed, or 503
     max_body_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 1024 * 1024  # more: 413
-    trusted_proxy: Address = ""  # of the proxy in front, whose X-Forwarded-For names the client
+    trusted_proxy: Address = ""  # the proxy in front, whose X-Forwarded-For names the client
     max_header_bytes: Annotated[int, Field(ge=1024, le=2**20)] = 32 * 1024  # more: 431
 
 
