@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
+import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import typer.main
 import yaml
 
@@ -73,7 +75,7 @@ def operations_page() -> str:
             continue
         page += ["", "| parameter | type | default | allowed | meaning |", "| --- | --- | --- | --- | --- |"]
         for name, rule in schema["properties"].items():
-            default = f"`{rule['default']}`" if "default" in rule else ""
+            default = f"`{json.dumps(rule['default'])}`" if "default" in rule else ""
             meaning = _cell(rule.get("description", ""))
             page.append(f"| `{name}` | {rule.get('type', '')} | {default} | {_allowed(rule)} | {meaning} |")
     return "\n".join(page) + "\n"
@@ -86,15 +88,14 @@ def _allowed(rule: dict[str, Any]) -> str:
     if "minimum" in rule or "maximum" in rule:
         parts.append(f"{rule.get('minimum', '')} to {rule.get('maximum', '')}")
     if "pattern" in rule:
-        parts.append(f"`{rule['pattern']}`")
+        parts.append(f"`{rule['pattern'].removeprefix('^(?:').removesuffix(')$')}`")
     return _cell("; ".join(parts))
 
 
 def commands_page() -> str:
     """Both command lines, as they describe themselves."""
-    from bazaruto.service.cli import app as bazarutod
-
     from bazaruto.control.cli import app as bazaruto
+    from bazaruto.service.cli import command as bazarutod
 
     page = ["# Commands"]
     for name, app in (("bazaruto", bazaruto), ("bazarutod", bazarutod)):
@@ -103,15 +104,16 @@ def commands_page() -> str:
     return "\n".join(page) + "\n"
 
 
-def _command(name: str, command: click.Command) -> Iterator[str]:
-    if isinstance(command, click.Group):
-        for child in sorted(command.commands):
-            yield from _command(f"{name} {child}", command.commands[child])
+def _command(name: str, command: Any) -> Iterator[str]:
+    """A command, or each of a group's; typer brings a click of its own, so their classes are no help."""
+    if children := getattr(command, "commands", None):
+        for child in sorted(children):
+            yield from _command(f"{name} {child}", children[child])
         return
-    arguments = [p for p in command.params if isinstance(p, click.Argument)]
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
     usage = " ".join([name, *(_argument(argument) for argument in arguments)])
     yield from ("", f"### `{usage}`", "", (command.help or "").strip(), "")
-    options = [p for p in command.params if isinstance(p, click.Option) and not p.hidden and p.name != "help"]
+    options = [p for p in command.params if p.param_type_name == "option" and not p.hidden and p.name != "help"]
     if options:
         yield from ("| option | meaning |", "| --- | --- |")
     for option in options:
@@ -119,9 +121,38 @@ def _command(name: str, command: click.Command) -> Iterator[str]:
         yield f"| {names} | {_cell(option.help or '')} |"
 
 
-def _argument(argument: click.Argument) -> str:
+def _argument(argument: Any) -> str:
     shown = (argument.name or "").upper()
     return shown if argument.required else f"[{shown}]"
+
+
+def endpoints_page() -> str:
+    """Both HTTP faces: the control plane's table of endpoints, and the service's routes as they are served."""
+    from bazaruto.control.api import ENDPOINTS
+
+    page = ["# Endpoints", "", "## Control plane, `:8081`", ""]
+    page += ["Each needs `Authorization: Bearer TOKEN` unless it says otherwise; `/openapi.json` has the shapes.", ""]
+    page += ["| endpoint | answer | parameters | refusals |", "| --- | --- | --- | --- |"]
+    for endpoint in ENDPOINTS:
+        names = [f"`{name}`" for model in (endpoint.query, endpoint.body) if model for name in model.model_fields]
+        refusals = ", ".join(str(status) for status in sorted({*endpoint.errors, *(() if endpoint.public else (401,))}))
+        summary = f"{endpoint.summary}{'; no token needed' if endpoint.public else ''}"
+        page.append(f"| `{endpoint.method} {endpoint.path}` | {summary} | {', '.join(names)} | {refusals} |")
+    page += ["", "## Service, `:8080`", "", "| endpoint |", "| --- |"]
+    page += [f"| `{method} {path}` |" for path, method in sorted(_service_routes())]
+    return "\n".join(page) + "\n"
+
+
+def _service_routes() -> Iterator[tuple[str, str]]:
+    """Path and method of each route of the assembled service; no server is needed to assemble it."""
+    from bazaruto.config import Settings
+    from bazaruto.service import app
+
+    with tempfile.TemporaryDirectory() as home:
+        settings = Settings(home=Path(home), database_url="postgresql:///none", db={"min_connections": 0})
+        with app.opened(settings, "docs") as service, app.built(service) as running:
+            for route in running.app.routes:
+                yield re.sub(r"<(\w+)[^>]*>", r"{\1}", route.rule), route.method
 
 
 def roles_page() -> str:
@@ -148,6 +179,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings_page,
     "operations.md": operations_page,
     "commands.md": commands_page,
+    "endpoints.md": endpoints_page,
     "roles.md": roles_page,
 }
 

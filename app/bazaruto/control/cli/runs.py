@@ -53,7 +53,9 @@ def operations(output: OutputOption = Output.TABLE) -> None:
 def run(  # noqa: PLR0913, PLR0917 - its options are the contract's
     operation: Annotated[str, typer.Argument(help="What to run; `bazaruto operations` lists them.")],
     environment: Annotated[str, typer.Option("--environment", "-e", help="Where.")] = "local",
-    parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", metavar="KEY=VALUE")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", metavar="KEY=VALUE", help="Again for each; lists as a,b.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Say what would change; change nothing.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Show what changes in files.")] = False,
     limit: Annotated[str | None, typer.Option(help="Only these hosts or groups.")] = None,
