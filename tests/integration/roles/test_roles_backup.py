@@ -281,7 +281,12 @@ def test_old_backups_go_after_a_success_but_for_the_last_verified(place: Place, 
         old[status] = name
     seen = (place.storage / f"{old['verified']}.dump").stat()
     (place.storage / "proofs").mkdir()
-    proof = {"status": "verified", "size_bytes": seen.st_size, "mtime_ns": seen.st_mtime_ns}
+    proof = {
+        "status": "verified",
+        "size_bytes": seen.st_size,
+        "mtime_ns": seen.st_mtime_ns,
+        "sha256": manifest["sha256"],
+    }
     (place.storage / "proofs" / f"{old['verified']}.json").write_text(json.dumps(proof))
     done = place.play("backup", database_backup_retention_keep=1)
     assert done.result is not None, done.output
