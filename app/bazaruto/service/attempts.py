@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
+from redis.client import Pipeline
 
 MAX_KEYS = 20_000  # counters kept in this process; the oldest go first
+AWAY_SECONDS = 5.0  # after Redis failed: how long it is not asked again
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,29 @@ class LoginAttempts:
         self._window = window_seconds
         self._report = report
         self._own = ProcessCounters()
+        self._away_until = 0.0
+
+    @property
+    def _milliseconds(self) -> int:
+        return int(self._window * 1000)
 
     def begin(self, email: str, address: str) -> float | None:
         """Count one attempt; returns the seconds to wait when it is one too many."""
+        limits = self._limits(email, address)
+
+        def count(pipeline: Pipeline) -> None:
+            for limit in limits:
+                pipeline.set(limit.key, 0, px=self._milliseconds, nx=True)
+                pipeline.incrby(limit.key, 1)
+                pipeline.pttl(limit.key)
+
+        answers = self._ask(count)
         waits = []
-        for limit in self._limits(email, address):
-            counts = [self._own.add(limit.key, 1, self._window), *self._shared(limit.key, 1)]
+        for number, limit in enumerate(limits):
+            counts = [self._own.add(limit.key, 1, self._window)]
+            if answers is not None:
+                _, value, milliseconds = answers[3 * number : 3 * number + 3]
+                counts.append(Count(int(value), max(0.0, int(milliseconds) / 1000)))
             waits += [count.seconds_left for count in counts if count.value > limit.attempts]
         return max(waits) if waits else None
 
@@ -93,12 +112,13 @@ class LoginAttempts:
         by_email, by_address = self._limits(email, address)
         self._own.forget(by_email.key)
         self._own.add(by_address.key, -1, self._window)
-        self._shared(by_address.key, -1)
-        if self._client is not None:
-            try:
-                self._client.delete(by_email.key)
-            except redis.RedisError as error:
-                self._report(error)
+
+        def take_back(pipeline: Pipeline) -> None:
+            pipeline.delete(by_email.key)
+            pipeline.set(by_address.key, 0, px=self._milliseconds, nx=True)  # or it would have no end
+            pipeline.incrby(by_address.key, -1)
+
+        self._ask(take_back)
 
     def _limits(self, email: str, address: str) -> tuple[Limit, Limit]:
         return (
@@ -106,20 +126,19 @@ class LoginAttempts:
             Limit(_key("address", address), self._per_address),
         )
 
-    def _shared(self, key: str, amount: int) -> list[Count]:
-        if self._client is None:
-            return []
-        milliseconds = int(self._window * 1000)
+    def _ask(self, commands: Callable[[Pipeline], None]) -> list[Any] | None:
+        """Redis' answers in one journey; None without Redis, and for a while after it failed: threads wait for it."""
+        if self._client is None or time.monotonic() < self._away_until:
+            return None
         try:
             with self._client.pipeline(transaction=True) as pipeline:
-                pipeline.set(key, 0, px=milliseconds, nx=True)
-                pipeline.incrby(key, amount)
-                pipeline.pttl(key)
+                commands(pipeline)
                 answers: list[Any] = pipeline.execute()
         except redis.RedisError as error:
+            self._away_until = time.monotonic() + AWAY_SECONDS
             self._report(error)
-            return []
-        return [Count(int(answers[1]), max(0.0, int(answers[2]) / 1000))]
+            return None
+        return answers
 
 
 def _key(kind: str, value: str) -> str:

@@ -125,6 +125,20 @@ def test_without_redis_logins_work_and_are_limited_still(install: Callable[..., 
     assert [_try(client, email).status_code for _ in range(4)] == [401, 401, 401, 429]
 
 
+def test_a_frozen_redis_costs_one_login_one_timeout_and_the_others_nothing(
+    shared: Installation, nobody: Client, redis_server: Any
+) -> None:
+    email = shared.add_user("customer")
+    seconds = []
+    with redis_server.frozen():
+        for _ in range(3):
+            started = time.perf_counter()
+            assert _try(nobody, email, PASSWORD).status_code == 200
+            seconds.append(time.perf_counter() - started)
+    assert seconds[0] < 2.5
+    assert max(seconds[1:]) < 0.9, seconds  # less than one timeout of redis.timeout
+
+
 def test_attempts_from_one_address_are_limited_whatever_the_e_mail(install: Callable[..., Installation]) -> None:
     limited = install(BAZARUTO_AUTH_ATTEMPTS_PER_ADDRESS="4", BAZARUTO_REDIS_URL="")
     client = limited.serve()
