@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -19,6 +20,7 @@ WORDS = {
     "runner_on_failed": ("✗", "failed", "red"),
     "runner_on_unreachable": ("✗", "unreachable", "red"),
 }
+SECONDS_FOR_A_WORKER = 5.0  # to take a run that waits for nothing else, until it is said that none does
 ITEMS = ("runner_item_on_ok", "runner_item_on_failed")
 ROUTINE = frozenset({"ansible.builtin.validate_argument_spec"})  # Ansible's own; of interest only when it fails
 
@@ -48,6 +50,7 @@ class Progress:
         self._status: Status | None = None
         self._shown_waiting: str | None = None
         self._begun = False
+        self._patient_until = time.monotonic() + SECONDS_FOR_A_WORKER
 
     def __enter__(self) -> Progress:
         if self._screen.is_terminal:
@@ -66,11 +69,17 @@ class Progress:
             self._event(event)
         if run["status"] in ("queued", "waiting"):
             self._now(run["status_reason"] or "waiting for a worker")
-            if run["status_reason"] and run["status_reason"] != self._shown_waiting:
-                self._shown_waiting = run["status_reason"]
-                self._screen.print(Text(f"  {self._shown_waiting}", style="yellow"))
+            self._waits(run["status_reason"])
         elif run["status"] == "running" and not self._begun:
             self._now("starting")
+
+    def _waits(self, reason: str | None) -> None:
+        """What it waits for, once; a worker takes a run at once, so that after a while its absence is the reason."""
+        if reason is None and time.monotonic() > self._patient_until:
+            reason = "no worker has taken it yet: `bazaruto status` says whether one runs"
+        if reason and reason != self._shown_waiting:
+            self._shown_waiting = reason
+            self._screen.print(Text(f"  {reason}", style="yellow"))
 
     def _event(self, event: Mapping[str, Any]) -> None:
         kind = event["type"]
