@@ -35,6 +35,12 @@ class Caller(NamedTuple):
         if not self.is_staff and user_id != self.id:
             raise forbidden()
 
+    def whose(self, user_id: str | None) -> str | None:
+        """Whose rows a list may show when it is asked for this user's: None is everybody's, for staff only."""
+        if user_id is not None:
+            self.must_own(uuid.UUID(user_id))
+        return user_id if self.is_staff else str(self.id)
+
 
 def hash_token(token: str) -> bytes:
     """Under what a token is remembered."""

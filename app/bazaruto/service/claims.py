@@ -14,7 +14,7 @@ from psycopg.rows import DictRow
 from bazaruto import database, logs, web
 from bazaruto.problems import FieldError, Problem
 from bazaruto.service import webhooks
-from bazaruto.service.access import STAFF, forbidden, identify, not_found, path_id, presented_hash, require
+from bazaruto.service.access import STAFF, identify, not_found, path_id, presented_hash, require
 from bazaruto.service.context import Service, changing, only_row, reading, today
 from bazaruto.service.fields import Currency, Day, Description, Id, Input, Minor, Reason
 from bazaruto.service.jobs import Task, defer
@@ -138,12 +138,11 @@ def _list(service: Service) -> dict[str, Any]:
     with reading(service.pool) as connection:
         caller = identify(connection, token)
         wanted = web.query(ClaimList)
-        user_id = wanted.user_id
-        if not caller.is_staff:
-            if user_id is not None and uuid.UUID(user_id) != caller.id:
-                raise forbidden()
-            user_id = str(caller.id)
-        values = wanted.keys() | {"user_id": user_id, "policy_id": wanted.policy_id, "status": wanted.status}
+        values = wanted.keys() | {
+            "user_id": caller.whose(wanted.user_id),
+            "policy_id": wanted.policy_id,
+            "status": wanted.status,
+        }
         return wanted.answer(connection.execute(SQL.list_claims, values).fetchall())
 
 

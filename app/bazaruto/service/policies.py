@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-import uuid
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,6 @@ from bazaruto.problems import Problem
 from bazaruto.service.access import (
     STAFF,
     ask_identity,
-    forbidden,
     identified,
     identify,
     not_found,
@@ -112,12 +110,11 @@ def _list(service: Service) -> dict[str, Any]:
     with reading(service.pool) as connection:
         caller = identify(connection, token)
         wanted = web.query(PolicyList)
-        user_id = wanted.user_id
-        if not caller.is_staff:
-            if user_id is not None and uuid.UUID(user_id) != caller.id:
-                raise forbidden()
-            user_id = str(caller.id)
-        values = wanted.keys() | {"user_id": user_id, "status": wanted.status, "product": wanted.product}
+        values = wanted.keys() | {
+            "user_id": caller.whose(wanted.user_id),
+            "status": wanted.status,
+            "product": wanted.product,
+        }
         return wanted.answer(connection.execute(SQL.list_policies, values).fetchall())
 
 
