@@ -57,21 +57,17 @@ def presented_hash() -> bytes:
 
 def identify(connection: psycopg.Connection[DictRow], token_sha256: bytes) -> Caller:
     """Whose token this is; 401 for one that is unknown, revoked or expired."""
-    return identified(ask_identity(connection, token_sha256))
+    row = connection.execute(SQL.user_of_token, {"token_sha256": token_sha256}).fetchone()
+    return identified(row)
 
 
-def ask_identity(connection: psycopg.Connection[DictRow], token_sha256: bytes) -> psycopg.Cursor[DictRow]:
-    """The question of `identify`; in a pipeline the next one can be sent before it is answered."""
-    return connection.execute(SQL.user_of_token, {"token_sha256": token_sha256})
-
-
-def identified(asked: psycopg.Cursor[DictRow]) -> Caller:
-    """The answer of `identify`."""
-    row = asked.fetchone()
+def identified(row: DictRow | None) -> Caller:
+    """The caller of a row with caller_id and caller_role, which are taken out of it; 401 without a row."""
     if row is None:
         raise unauthorized("The token is unknown, revoked or expired: log in again.")
-    web.set_user(str(row["id"]))
-    return Caller(row["id"], Role(row["role"]))
+    caller = Caller(row.pop("caller_id"), Role(row.pop("caller_role")))
+    web.set_user(str(caller.id))
+    return caller
 
 
 def require(caller: Caller, roles: frozenset[Role]) -> None:

@@ -12,7 +12,7 @@ RETURNING expires_at;
 
 -- name: user_of_token
 -- Whose token this is, while it has not expired.
-SELECT users.id, users.role
+SELECT users.id AS caller_id, users.role AS caller_role
   FROM tokens
   JOIN users ON users.id = tokens.user_id
  WHERE tokens.token_sha256 = %(token_sha256)s AND tokens.expires_at > now();

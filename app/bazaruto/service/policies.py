@@ -14,7 +14,6 @@ from bazaruto import database, logs, web
 from bazaruto.problems import Problem
 from bazaruto.service.access import (
     STAFF,
-    ask_identity,
     identified,
     identify,
     not_found,
@@ -119,13 +118,12 @@ def _list(service: Service) -> dict[str, Any]:
 
 
 def _show(service: Service, policy_id: str) -> dict[str, Any]:
-    token, identity = presented_hash(), path_id(policy_id, "policy")
-    # The commonest read: both questions in one journey to the server and back.
-    with reading(service.pool) as connection, connection.pipeline():
-        asked = ask_identity(connection, token)
-        found = connection.execute(SQL.policy_by_id, {"id": identity})
-        caller, policy = identified(asked), found.fetchone()
-    if policy is None:
+    values = {"token_sha256": presented_hash(), "id": path_id(policy_id, "policy")}
+    # The commonest read: both questions in one statement.
+    with reading(service.pool) as connection:
+        policy = connection.execute(SQL.policy_for_token, values).fetchone()
+    caller = identified(policy)
+    if policy is None or policy["id"] is None:
         raise not_found("policy")
     caller.must_own(policy["user_id"])
     return policy

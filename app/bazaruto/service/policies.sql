@@ -5,12 +5,16 @@ VALUES (%(user_id)s, %(product)s, %(coverage_minor)s, %(premium_minor)s, %(curre
 RETURNING id, number, user_id, product, coverage_minor, premium_minor, currency, starts_on, ends_on, status,
           created_at, updated_at;
 
--- name: policy_by_id
--- One policy.
-SELECT id, number, user_id, product, coverage_minor, premium_minor, currency, starts_on, ends_on, status,
-       created_at, updated_at
-  FROM policies
- WHERE id = %(id)s;
+-- name: policy_for_token
+-- Who asks, and the policy asked for: no row for a token that opens nothing, an empty policy when there is none.
+SELECT users.id AS caller_id, users.role AS caller_role,
+       policies.id, policies.number, policies.user_id, policies.product, policies.coverage_minor,
+       policies.premium_minor, policies.currency, policies.starts_on, policies.ends_on, policies.status,
+       policies.created_at, policies.updated_at
+  FROM tokens
+  JOIN users ON users.id = tokens.user_id
+  LEFT JOIN policies ON policies.id = %(id)s
+ WHERE tokens.token_sha256 = %(token_sha256)s AND tokens.expires_at > now();
 
 -- name: list_policies
 -- A page of policies, newest first.
