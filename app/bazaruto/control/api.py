@@ -178,8 +178,7 @@ class Api:
         with self.pool.connection() as connection:
             row = self._row(connection, id)
             life = runs.changes(connection, id)
-        operation = self.catalogue.operations.get(row["operation"])
-        return runs.details_of_row(row, life, operation.playbook if operation else f"{row['operation']}.yml")
+        return runs.details_of_row(row, life, self.catalogue.operations.get(row["operation"]))
 
     def list_events(self, id: str) -> bytes:
         """A page of events, their texts passed on as they are stored."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import enum
+import json
 import secrets
 import shlex
 from collections.abc import Mapping
@@ -105,7 +106,7 @@ class RunDetails(Run):
     """A run with its whole life."""
 
     changes: list[Change]
-    command: str = Field(description="The same by hand")
+    command: str | None = Field(description="The same by hand, without secrets; null when the operation is no more")
 
 
 class RefusedRequest(Exception):
@@ -275,20 +276,27 @@ def of_row(row: Mapping[str, Any]) -> Run:
     return Run.model_validate(_values(row))
 
 
-def details_of_row(row: Mapping[str, Any], life: list[Change], playbook: str) -> RunDetails:
+def details_of_row(row: Mapping[str, Any], life: list[Change], operation: Operation | None) -> RunDetails:
     """A run with its life and its command."""
     run = of_row(row)
-    by_hand = command(run, playbook, confirm=run.effect is Effect.DESTROY)
+    asked = LaunchRequest.model_construct(
+        **{name: getattr(run, name) for name in LaunchRequest.model_fields if name != "confirm"},
+        confirm=run.environment if run.effect is Effect.DESTROY else None,
+    )
+    by_hand = command(operation, asked) if operation else None
     return RunDetails.model_validate({**_values(row), "changes": life, "command": by_hand})
 
 
-def command(run: Run, playbook: str, *, confirm: bool) -> str:
-    """The equivalent ansible-playbook command, without its variables."""
-    words = ["ansible-playbook", "-i", f"inventories/{run.environment}", f"playbooks/{playbook}"]
-    words += ["--check"] if run.check else []
-    words += ["--diff"] if run.diff else []
-    words += ["--limit", run.limit] if run.limit else []
-    words += ["-e", f"confirm={run.environment}"] if confirm else []
+def command(operation: Operation, request: LaunchRequest) -> str:
+    """The equivalent ansible-playbook command; secrets are left out."""
+    words = ["ansible-playbook", "-i", f"inventories/{request.environment}", f"playbooks/{operation.playbook}"]
+    words += ["--check"] if request.check else []
+    words += ["--diff"] if request.diff else []
+    words += ["--limit", request.limit] if request.limit else []
+    words += ["-e", f"confirm={request.confirm}"] if request.confirm else []
+    known = {name: value for name, value in request.parameters.items() if name in operation.parameters}
+    open_ones = {name: value for name, value in known.items() if not operation.parameters[name].secret}
+    words += ["-e", json.dumps(operation.variables(open_ones), ensure_ascii=False)] if open_ones else []
     return shlex.join(words)
 
 

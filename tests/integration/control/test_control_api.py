@@ -35,7 +35,7 @@ def test_the_first_admin_token_is_private_and_stored_only_hashed(control_plane: 
 
     with psycopg.connect(control_plane.database_url) as connection:
         stored = str(connection.execute("SELECT * FROM access_tokens").fetchall())
-    assert control_plane.token.rpartition("_")[2] not in stored
+    assert control_plane.token.split("_", 2)[2] not in stored  # which may have a _ itself
     before = control_plane.token
     assert control_plane.cli("migrate").stdout == ""
     assert control_plane.token == before, "a second migrate makes no second token"

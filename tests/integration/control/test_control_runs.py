@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import stat
 import time
@@ -31,7 +32,9 @@ def test_a_run_succeeds_with_its_result_and_its_life(control_plane: ControlPlane
     assert [change["status"] for change in ended["changes"]] == ["queued", "running", "succeeded"]
     for moment in ("created_at", "started_at", "finished_at"):
         assert ended[moment].endswith("Z")
-    assert ended["command"] == "ansible-playbook -i inventories/local playbooks/say.yml"
+    by_hand = shlex.split(ended["command"])
+    assert by_hand[:-1] == ["ansible-playbook", "-i", "inventories/local", "playbooks/say.yml", "-e"]
+    assert json.loads(by_hand[-1]) == {"sample_word": "salut", "sample_count": 3, "sample_loud": True}
 
 
 def test_events_are_numbered_from_one_without_gaps_and_come_in_pages(control_plane: ControlPlane) -> None:
@@ -156,6 +159,7 @@ def test_a_secret_parameter_is_seen_nowhere(control_plane: ControlPlane, postgre
     run = control_plane.launch("secret", parameters={"password": secret})
     ended = control_plane.finished(run["id"])
     assert run["parameters"] == ended["parameters"] == {"password": "***"}
+    assert "password" not in ended["command"]
     texts = [json.dumps(ended, ensure_ascii=False), json.dumps(control_plane.events(run["id"]), ensure_ascii=False)]
     texts += [path.read_text(errors="replace") for path in control_plane.home.rglob("*") if path.is_file()]
     assert any("the password is ***" in text for text in texts), "the task did print it"

@@ -229,25 +229,19 @@ def _value(schema: dict[str, Any], text: str) -> Any:
 
 def _by_hand(request: dict[str, Any]) -> str:
     """The equivalent command, when the control plane cannot be asked; secrets are left out."""
+    from bazaruto.control import runs as launching  # here, since it brings PostgreSQL's client along
+
     settings = config.load()
     try:
         catalogue = catalog.load(settings.content_directory)
         operation = catalogue.operations[request["operation"]]
     except (catalog.CatalogueError, KeyError):
         return ""  # without a usable catalogue there is no command to offer
-    words = ["ansible-playbook", "-i", f"inventories/{request['environment']}", f"playbooks/{operation.playbook}"]
-    words += [word for word, wanted in (("--check", request["check"]), ("--diff", request["diff"])) if wanted]
-    words += ["--limit", request["limit"]] if request["limit"] else []
-    words += ["-e", f"confirm={request['confirm']}"] if request["confirm"] else []
     known = {name: text for name, text in request["parameters"].items() if name in operation.parameters}
-    shown = {
-        operation.parameters[name].variable: _value(operation.parameters[name].json_schema(), text)
-        for name, text in known.items()
-        if not operation.parameters[name].secret
-    }
-    words += ["-e", json.dumps(shown)] if shown else []
+    values = {name: _value(operation.parameters[name].json_schema(), text) for name, text in known.items()}
+    command = launching.command(operation, launching.LaunchRequest.model_construct(**{**request, "parameters": values}))
     directory = shlex.quote(str(catalogue.directory))
-    return f" The same by hand:\n  cd {directory} && {shlex.join(words)}"
+    return f" The same by hand:\n  cd {directory} && {command}"
 
 
 def _show_detached(output: Output, launched: dict[str, Any]) -> None:
