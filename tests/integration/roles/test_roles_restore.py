@@ -264,6 +264,16 @@ def replacing_restore(place: Place, backup: str, run: str, **changes: Any) -> di
     return done
 
 
+def test_functions_of_the_restored_database_are_not_called_with_a_superusers_rights(place: Place) -> None:
+    with place.connect() as session:
+        session.execute(
+            "CREATE OR REPLACE FUNCTION hold_jobs() RETURNS bigint LANGUAGE plpgsql AS "
+            "$$ BEGIN CREATE ROLE intruder; RETURN 0; END $$"
+        )
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        replacing.hold_jobs(Server(place.connection, "test"), place.database)
+
+
 def test_missing_roles_are_named_with_what_to_type(place: Place, backup: str) -> None:
     manifest = json.loads((place.storage / f"{backup}.json").read_text())
     manifest["roles"] = ["bazaruto", "nobody_here"]

@@ -175,5 +175,10 @@ MISSING_ROLES = (
 # Whether the service's function that holds a restored database's jobs is there.
 HAS_HOLD_JOBS = "SELECT to_regprocedure('public.hold_jobs()') IS NOT NULL"
 
+# From here on with the rights of the database's owner only: its functions are not the superuser's.
+BECOME_OWNER = """
+SELECT set_config('role', pg_get_userbyid(datdba), false) FROM pg_database WHERE datname = current_database()
+"""
+
 # Move what waits in the job queue aside, until somebody releases or drops it.
 HOLD_JOBS = "SELECT public.hold_jobs()"

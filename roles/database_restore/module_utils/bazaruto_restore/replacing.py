@@ -179,6 +179,7 @@ def hold_jobs(server: Server, database: str) -> int | None:
     with server.connect(database) as session:
         if not one(session, statements.HAS_HOLD_JOBS)[0]:
             return None
+        one(session, statements.BECOME_OWNER)
         return int(one(session, statements.HOLD_JOBS)[0])
 
 
