@@ -122,8 +122,9 @@ def closed_by_server(client: socket.socket, within: float) -> bool:
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
-    """Every line of the file, each of which must be a JSON object."""
-    documents = [json.loads(line) for line in path.read_bytes().splitlines()]
+    """Every line of the file, each of which must be a JSON object; none before the first was written."""
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    documents = [json.loads(line) for line in lines]
     assert all(isinstance(document, dict) for document in documents)
     return documents
 
