@@ -60,7 +60,7 @@ def test_a_second_up_changes_nothing_is_quick_and_says_what_runs(platform: Platf
     before, running = files(platform.home), platform.processes()
     backups = platform.json("backups")["items"]
     began = time.monotonic()
-    done = platform.run("up")
+    done = platform.run("up", COLUMNS="80")
     seconds = time.monotonic() - began
     assert done.returncode == 0, done.stderr
     assert seconds < 15

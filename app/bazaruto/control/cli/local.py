@@ -159,8 +159,9 @@ def _confirmed(console: Console, settings: config.Settings) -> bool:
 
 def _process_table(installation: Installation) -> Table:
     table = Table(title=f"Bazaruto in {installation.home.path}", title_justify="left")
-    for heading in ("process", "state", "pid", "since", "log"):
-        table.add_column(heading, overflow="fold")
+    for heading in ("process", "state", "pid", "since"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("log", overflow="fold")
     for process in installation.processes:
         since = _utc(process.started_at) if process.started_at else ""
         state = Text(process.state, style="green" if process.state in local.WELL else "red")
