@@ -231,10 +231,10 @@ def load(environment: Mapping[str, str] = os.environ, *, local: bool = True) -> 
         def settings_customise_sources(
             cls,
             settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-            env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            init_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings' signature
+            env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings' signature
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings' signature
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings' signature
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             """First what is said in the environment, then the file's."""
             return _Environment(settings_cls, environment), _File(settings_cls, environment)
