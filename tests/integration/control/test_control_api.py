@@ -241,6 +241,13 @@ def test_every_answer_is_what_the_openapi_document_says_of_it(control_plane: Con
         (directory / path).unlink()
 
 
+def test_who_comes_through_a_proxy_on_this_machine_needs_a_token(control_plane: ControlPlane) -> None:
+    url = f"http://127.0.0.1:{control_plane.port}/metrics"
+    for header in ("X-Forwarded-For", "X-Real-IP", "Forwarded"):
+        assert httpx.get(url, headers={header: "192.0.2.7"}, trust_env=False).status_code == 401, header
+    assert httpx.get(url, trust_env=False).status_code == 200
+
+
 def test_health_readiness_and_metrics_answer_on_this_machine_without_a_token(control_plane: ControlPlane) -> None:
     url = f"http://127.0.0.1:{control_plane.port}"
     assert httpx.get(f"{url}/livez", trust_env=False).status_code == 200
@@ -248,10 +255,10 @@ def test_health_readiness_and_metrics_answer_on_this_machine_without_a_token(con
     health = httpx.get(f"{url}/healthz", trust_env=False).json()
     assert health["status"] == "healthy"
     assert set(health["checks"]) == {"database"}
+    control_plane.finished(control_plane.launch("say")["id"])  # so that a worker has come up
     detailed = httpx.get(f"{url}/healthz/detailed", trust_env=False).json()
     assert set(detailed["checks"]) == {"database", "migrations", "workers", "disk"}
     assert detailed["status"] == "healthy", detailed
-    control_plane.finished(control_plane.launch("say")["id"])
     metrics = httpx.get(f"{url}/metrics", trust_env=False).text
     counted = re.search(r'bazaruto_runs_total\{operation="say",status="succeeded"\} (\S+)', metrics)
     assert counted is not None

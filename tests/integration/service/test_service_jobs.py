@@ -200,6 +200,8 @@ def test_while_writes_are_held_changes_are_refused_reads_go_on_and_jobs_wait(
         )["id"]
         wait_until(lambda: site.one("SELECT attempts FROM procrastinate_jobs WHERE id = %s", job)["attempts"] >= 1)
         assert site.one("SELECT status::text FROM procrastinate_jobs WHERE id = %s", job)["status"] == "todo"
+        # Said, not left to the end of the session: the server notices a closed connection a moment later.
+        holder.execute("SELECT pg_advisory_unlock(%s)", [database.WRITE_HOLD_KEY])
     assert staff.post("/v1/claims", json=claim_on(policy)).status_code == 201
     wait_until(
         lambda: site.one("SELECT status::text FROM procrastinate_jobs WHERE id = %s", job)["status"] == "succeeded"
