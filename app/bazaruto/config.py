@@ -64,12 +64,17 @@ def _address(value: str) -> str:
         raise ValueError("is not an IP address, like 192.0.2.10 or ::1") from None
 
 
+def _names(value: object) -> object:
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=366 * 86400)]
 SecondsOrZero = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=366 * 86400)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url), Field(repr=False)]  # may hold a password
 RedisUrl = Annotated[str, AfterValidator(_redis_url), Field(repr=False)]
 Address = Annotated[str, AfterValidator(_address)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]  # in a variable: separated by commas
 
 
 class Section(BaseModel):
@@ -187,6 +192,7 @@ class Settings(Section):
     service_port: Port = 8080
     control_host: str = "127.0.0.1"
     control_port: Port = 8081
+    control_environments: Names = ()  # those whose runs this control node's workers start; empty: every one
     database_url: DatabaseUrl = ""  # the service's PostgreSQL
     control_database_url: DatabaseUrl = ""  # the control plane's own PostgreSQL
     redis_url: RedisUrl = ""

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, JsonValue, RootModel
 
 from bazaruto import probes, web
 from bazaruto.config import Settings
-from bazaruto.control import access, backups, events, queue, runs
+from bazaruto.control import access, backups, events, queue, requests, runs
 from bazaruto.control.catalog import Catalogue, Operation
 from bazaruto.control.openapi import Endpoint, document
 from bazaruto.control.sealing import Seal
@@ -91,7 +91,7 @@ ENDPOINTS = (
     Endpoint("GET", "/api/v1/operations/{name}", "One operation and its parameters", OperationDetails, errors=(404,)),
     Endpoint("GET", "/api/v1/environments", "Where it can be launched", EnvironmentAnswer, listed=True),
     Endpoint("GET", RUNS, "Runs, newest first", runs.Run, listed=True, query=RunQuery, errors=(400, 422)),
-    Endpoint("POST", RUNS, "Launch an operation", runs.Run, status=202, body=runs.LaunchRequest,
+    Endpoint("POST", RUNS, "Launch an operation", runs.Run, status=202, body=requests.LaunchRequest,
              errors=(400, 413, 415, 422)),
     Endpoint("GET", RUN, "One run and its life", runs.RunDetails, errors=(404,)),
     Endpoint("GET", f"{RUN}/events", "Its events", Events, query=EventQuery, errors=(400, 404, 422)),
@@ -154,12 +154,12 @@ class Api:
         """Accept a run: checked as a whole, durable, and a worker woken in the same transaction."""
         values = web.json_body(AnyObject).root
         try:
-            operation, request = runs.check_request(self.catalogue, values)
-        except runs.RefusedRequest as error:
+            operation, request = requests.check_request(self.catalogue, values)
+        except requests.RefusedRequest as error:
             errors = [FieldError(*each) for each in error.errors]
             raise Problem(422, "Wrong input", "Nothing was started.", errors=errors) from error
         with self.pool.connection() as connection:
-            run = runs.accept(connection, self.seal, operation, request, _identity().name)
+            run = runs.accept(connection, self.seal, operation, request, runs.Origin(_identity().name))
             queue.wake(self.jobs, connection)
         bottle.response.status = 202
         bottle.response.set_header("Location", f"{RUNS}/{run.id}")

@@ -60,10 +60,14 @@ def _migrations(settings: Settings) -> dict[str, Any]:
 
 def _workers(pool: Pool) -> dict[str, Any]:
     with pool.connection() as connection:
-        row = connection.execute(runs.SQL.workers_connected).fetchone()
+        row = connection.execute(runs.SQL.workers_alive).fetchone()
     if not row or not row["workers"]:
-        raise NotWell("no worker is connected: start `bazaruto worker`; runs wait until then")
-    return {"count": row["workers"]}
+        raise NotWell("no worker was heard of for 15 s: start `bazaruto worker`; runs wait until then")
+    return {
+        "count": row["workers"],
+        "nodes": row["nodes"],
+        "heartbeat_age_seconds": round(row["oldest_seen_seconds"], 1),
+    }
 
 
 def _disk(settings: Settings) -> dict[str, Any]:

@@ -28,10 +28,13 @@ class Spec:
     playbook: str  # absolute
     inventory: str  # absolute
     timeout_seconds: float
+    idle_timeout_seconds: float | None = None  # without any event
     check: bool = False
     diff: bool = False
     limit: str | None = None
     secret_variables: list[str] = dataclasses.field(default_factory=list)  # their values are redacted
+    tolerates: list[str] = dataclasses.field(default_factory=list)  # what is no failure of this operation
+    record: dict[str, Any] = dataclasses.field(default_factory=dict)  # the run's row: from it the index can be rebuilt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Outcome:
     error: str | None = None  # one sentence
     result: Any = None  # what the playbook returned by set_stats
     hosts: dict[str, dict[str, int]] | None = None  # the play's statistics: host → ok, changed, failed, …
+    seconds: float | None = None  # how long it ran, by a clock that cannot jump
+    left_running: list[str] = dataclasses.field(default_factory=list)  # hosts that may still be at work for it
 
 
 class RunDirectory:

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import enum
-import json
 import secrets
-import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from psycopg import Connection
 from psycopg.types.json import Json
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BaseModel, Field
 
-from bazaruto.control.catalog import Catalogue, Effect, Operation, WrongParameters
+from bazaruto.control.catalog import Effect, Operation
+from bazaruto.control.requests import LaunchRequest, command
 from bazaruto.control.rundir import Outcome
 from bazaruto.control.sealing import Seal
 from bazaruto.database import statements
 
 SQL = statements(__package__, "runs.sql")
-LIMIT_PATTERN = r"^[A-Za-z0-9_*!\[][A-Za-z0-9_.:,*!&\[\]-]*$"  # no option, no @file
-
-LONGEST_FIELD = 200  # characters of a wrong field's name that an answer repeats
 
 
 class RunStatus(enum.StrEnum):
@@ -50,23 +46,6 @@ def _in_utc(moment: datetime.datetime) -> datetime.datetime:
 
 Moment = Annotated[datetime.datetime, AfterValidator(_in_utc)]
 Position = Annotated[int, Field(ge=1, lt=2**63)]  # in the order of acceptance; what PostgreSQL's bigint holds
-
-
-class LaunchRequest(BaseModel):
-    """What to run. Everything else about a run follows from the catalogue."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    operation: str = Field(min_length=1, max_length=63)
-    environment: str = Field(min_length=1, max_length=63)
-    parameters: dict[str, Any] = {}
-    check: bool = Field(default=False, description="Say what would change, and change nothing")
-    diff: bool = Field(default=False, description="Show what changes in files")
-    limit: str | None = Field(default=None, max_length=1024, pattern=LIMIT_PATTERN, description="Hosts or groups")
-    reason: str | None = Field(default=None, max_length=1024, description="Why, for whoever reads it later")
-    confirm: str | None = Field(
-        default=None, max_length=63, description="The environment again, for what may destroy data"
-    )
 
 
 class Change(BaseModel):
@@ -98,6 +77,17 @@ class Run(BaseModel):
     finished_at: Moment | None
     result: Any = Field(description="What the operation returned")
     hosts: dict[str, dict[str, int]] | None = Field(description="Tasks by host: ok, changed, failed, …")
+    retry_of: str | None = Field(description="The run whose failed hosts this one tries again")
+    revision: str | None = Field(description="The commit of the content it runs; null when that is in no checkout")
+    dirty: bool = Field(description="Whether that content differs from the commit")
+    content_digest: str | None = Field(description="The snapshot it runs from")
+    cancel_requested_at: Moment | None
+    cancel_requested_by: str | None
+    cancel_reason: str | None
+    left_running: list[str] = Field(description="Hosts that may still be at work for it, since they cannot be asked")
+    waived_at: Moment | None = Field(description="Since when that stands in nobody's way")
+    waived_by: str | None
+    waive_reason: str | None
     error: str | None = Field(description="One sentence, when it did not succeed")
     events: int = Field(description="How many events were recorded, once it has ended")
 
@@ -109,58 +99,23 @@ class RunDetails(Run):
     command: str | None = Field(description="The same by hand, without secrets; null when the operation is no more")
 
 
-class RefusedRequest(Exception):
-    """A launch that cannot be accepted; every wrong field is named."""
-
-    def __init__(self, errors: list[tuple[str, str]]) -> None:
-        super().__init__("; ".join(f"{field}: {message}" for field, message in errors))
-        self.errors = errors
+class ClashError(Exception):
+    """What is asked does not fit where the run stands; the text says why."""
 
 
-def check_request(catalogue: Catalogue, values: Mapping[str, Any]) -> tuple[Operation, LaunchRequest]:
-    """What is asked for, by whatever client; raises RefusedRequest naming every wrong field at once."""
-    errors: list[tuple[str, str]] = []
-    request = None
-    try:
-        request = LaunchRequest.model_validate(values)
-    except ValidationError as error:
-        errors = [_field_error(item) for item in error.errors()]
-    malformed = {field.partition(".")[0] for field, _ in errors}
-    well_formed = {name: value for name, value in values.items() if name not in malformed}
-    operation = catalogue.operations.get(well_formed.get("operation", ""))
-    if operation is None and "operation" in well_formed:
-        errors.append(("operation", "there is no such operation; `bazaruto operations` lists them"))
-    environment = well_formed.get("environment")
-    if environment is not None and environment not in catalogue.environments():
-        known = ", ".join(catalogue.environments()) or "none"
-        errors.append(("environment", f"there is no such environment; there are: {known}"))
-    if operation is not None:
-        errors += _operation_errors(operation, well_formed, malformed)
-    if errors or operation is None or request is None:
-        raise RefusedRequest(errors)
-    return operation, request
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a launch comes from, and what it will run."""
 
-
-def _operation_errors(operation: Operation, values: Mapping[str, Any], malformed: set[str]) -> list[tuple[str, str]]:
-    errors: list[tuple[str, str]] = []
-    try:
-        if "parameters" not in malformed:
-            operation.check(values.get("parameters", {}))
-    except WrongParameters as error:
-        errors += [(f"parameters.{wrong.name}"[:LONGEST_FIELD], wrong.message) for wrong in error.wrong]
-    wanted = values.get("environment")
-    if operation.effect is Effect.DESTROY and "confirm" not in malformed and wanted != values.get("confirm"):
-        errors.append(("confirm", f'must be "{wanted}": {operation.name} may destroy data there'))
-    return errors
-
-
-def _field_error(error: ErrorDetails) -> tuple[str, str]:
-    field = ".".join(map(str, error["loc"])) or "body"
-    return field[:LONGEST_FIELD], "there is no such field" if error["type"] == "extra_forbidden" else error["msg"]
+    requested_by: str
+    retry_of: str | None = None  # the run whose failed hosts are tried again
+    revision: str | None = None  # commit of the content
+    dirty: bool = False  # the content differs from it
+    content_digest: str | None = None  # of the snapshot
 
 
 def accept(
-    connection: Connection[Any], seal: Seal, operation: Operation, request: LaunchRequest, requested_by: str
+    connection: Connection[Any], seal: Seal, operation: Operation, request: LaunchRequest, origin: Origin
 ) -> Run:
     """Write a checked request down as a run; it is durable when the caller's transaction is."""
     now = datetime.datetime.now(datetime.UTC)
@@ -184,20 +139,25 @@ def accept(
             "diff": request.diff,
             "host_limit": request.limit,
             "reason": request.reason,
-            "requested_by": requested_by,
             "timeout_seconds": operation.timeout_seconds,
+            "idle_timeout_seconds": None,
+            "tolerates": [],
+            **dataclasses.asdict(origin),
         },
     ).fetchone()
-    note(connection, run, RunStatus.QUEUED, f"accepted from {requested_by}")
+    note(connection, run, RunStatus.QUEUED, f"accepted from {origin.requested_by}")
     return of_row(row or {})
 
 
-def claim(connection: Connection[Any], node: str) -> Mapping[str, Any] | None:
-    """Take the right to run the oldest run that may start; None when there is none.
+def claim(connection: Connection[Any], node: str, environments: Sequence[str]) -> Mapping[str, Any] | None:
+    """Take the right to run the oldest run that may start in these environments (none named: in any); None when
+    there is none.
 
     The right is real when the caller's transaction commits. Raises UniqueViolation when another worker was faster.
     """
-    row: Mapping[str, Any] | None = connection.execute(SQL.claim_run, {"node": node}).fetchone()
+    row: Mapping[str, Any] | None = connection.execute(
+        SQL.claim_run, {"node": node, "environments": list(environments)}
+    ).fetchone()
     if row is not None:
         note(connection, row["id"], RunStatus.RUNNING, f"taken by node {node}")
     return row
@@ -215,7 +175,8 @@ def end(connection: Connection[Any], run: str, outcome: Outcome) -> bool:
         {
             "id": run,
             "status": outcome.status,
-            "finished_at": outcome.finished_at,
+            "seconds": outcome.seconds,
+            "left_running": outcome.left_running,
             "error": outcome.error,
             "result": None if outcome.result is None else Json(outcome.result),
             "hosts": None if outcome.hosts is None else Json(outcome.hosts),
@@ -224,10 +185,46 @@ def end(connection: Connection[Any], run: str, outcome: Outcome) -> bool:
     ).fetchone()
     if row is None:
         return False
-    note(connection, run, RunStatus(outcome.status), outcome.error or "the playbook ended")
-    values = {"operation": row["operation"], "status": outcome.status, "seconds": row["seconds"]}
-    connection.execute(SQL.count_ended, values)
+    _ended(connection, run, RunStatus(outcome.status), outcome.error or "the playbook ended", row)
     return True
+
+
+def cancel(connection: Connection[Any], run: str, by: str, reason: str | None) -> None:
+    """Cancel a run that has not started, at once; ask for the end of one that runs. Raises ClashError when it is over.
+
+    Asked again, nothing changes: the first who asked is the one who is named.
+    """
+    words = f"canceled by {by}" + (f": {reason}" if reason else "")
+    values = {"id": run, "by": by, "reason": reason, "error": f"It was {words}, before it started."}
+    if row := connection.execute(SQL.cancel_before_start, values).fetchone():
+        _ended(connection, run, RunStatus.CANCELED, f"{words}, before it started", row)
+    elif connection.execute(SQL.request_cancel, values).fetchone():
+        note(connection, run, RunStatus.RUNNING, f"to be {words}")
+    else:
+        row = find(connection, run)
+        if row is not None and RunStatus(row["status"]).terminal:
+            raise ClashError(f"The run has ended already, as {row['status']}.")
+
+
+def waive(connection: Connection[Any], run: str, by: str, reason: str) -> None:
+    """Let changes start although this run may have left something running. Raises ClashError when nothing is left."""
+    if not connection.execute(SQL.waive, {"id": run, "by": by, "reason": reason}).fetchone():
+        raise ClashError("There is nothing to waive: no host is left that may still be at work for this run.")
+    row = find(connection, run) or {}
+    hosts = ", ".join(row["left_running"])
+    note(connection, run, RunStatus(row["status"]), f"{by} answers for what may still run on {hosts}: {reason}")
+
+
+def settle(connection: Connection[Any], run: str, left_running: Sequence[str], reason: str) -> None:
+    """Write down on which hosts a run may still be at work, as far as is known by now."""
+    if connection.execute(SQL.settle, {"id": run, "left_running": list(left_running)}).fetchone():
+        row = find(connection, run) or {}
+        note(connection, run, RunStatus(row["status"]), reason)
+
+
+def _ended(connection: Connection[Any], run: str, status: RunStatus, reason: str, row: Mapping[str, Any]) -> None:
+    note(connection, run, status, reason)
+    connection.execute(SQL.count_ended, {"operation": row["operation"], "status": status, "seconds": row["seconds"]})
 
 
 def note(connection: Connection[Any], run: str, status: RunStatus, reason: str) -> None:
@@ -287,24 +284,8 @@ def details_of_row(row: Mapping[str, Any], life: list[Change], operation: Operat
     return RunDetails.model_validate({**_values(row), "changes": life, "command": by_hand})
 
 
-def command(operation: Operation, request: LaunchRequest) -> str:
-    """The equivalent ansible-playbook command; secrets are left out."""
-    words = ["ansible-playbook", "-i", f"inventories/{request.environment}", f"playbooks/{operation.playbook}"]
-    words += ["--check"] if request.check else []
-    words += ["--diff"] if request.diff else []
-    words += ["--limit", request.limit] if request.limit else []
-    words += ["-e", f"confirm={request.confirm}"] if request.confirm else []
-    known = {name: value for name, value in request.parameters.items() if name in operation.parameters}
-    open_ones = {name: value for name, value in known.items() if not operation.parameters[name].secret}
-    words += ["-e", json.dumps(operation.variables(open_ones), ensure_ascii=False)] if open_ones else []
-    return shlex.join(words)
-
-
 def _values(row: Mapping[str, Any]) -> dict[str, Any]:
-    waiting_for = row["waiting_for"]
-    return {
-        **row,
-        "check": row["check_mode"],
-        "limit": row["host_limit"],
-        "status_reason": f"waiting for run {waiting_for}" if waiting_for else None,
-    }
+    reason = row["waiting_reason"]
+    if row["status"] == RunStatus.QUEUED and row.get("unserved"):
+        reason = f"no worker serves {row['environment']}: start `bazaruto worker`"
+    return {**row, "check": row["check_mode"], "limit": row["host_limit"], "status_reason": reason}

@@ -1,16 +1,22 @@
 -- name: insert_run
 INSERT INTO runs (id, day, operation, environment, effect, exclusion, status, parameters, variables, secret_variables,
-                  check_mode, diff, host_limit, reason, requested_by, timeout_seconds)
+                  check_mode, diff, host_limit, reason, requested_by, timeout_seconds, idle_timeout_seconds, tolerates,
+                  retry_of, revision, dirty, content_digest)
 VALUES (%(id)s, %(day)s, %(operation)s, %(environment)s, %(effect)s, %(exclusion)s, 'queued', %(parameters)s,
         %(variables)s, %(secret_variables)s, %(check_mode)s, %(diff)s, %(host_limit)s, %(reason)s, %(requested_by)s,
-        %(timeout_seconds)s)
+        %(timeout_seconds)s, %(idle_timeout_seconds)s, %(tolerates)s, %(retry_of)s, %(revision)s, %(dirty)s,
+        %(content_digest)s)
 RETURNING *;
 
 -- name: insert_change
 INSERT INTO run_changes (run, status, reason) VALUES (%(run)s, %(status)s, %(reason)s);
 
--- name: one_run
-SELECT * FROM runs WHERE id = %(id)s;
+-- name: one_run, and whether a worker serves its environment
+SELECT runs.*, NOT EXISTS (
+    SELECT FROM workers w
+    WHERE w.seen_at > clock_timestamp() - interval '15 seconds'
+      AND (w.environments = '{}' OR runs.environment = ANY (w.environments))) AS unserved
+FROM runs WHERE id = %(id)s;
 
 -- name: changes_of_run
 SELECT at, status, reason FROM run_changes WHERE run = %(run)s ORDER BY at;
@@ -24,49 +30,89 @@ WHERE (%(before)s::bigint IS NULL OR position < %(before)s)
 ORDER BY position DESC LIMIT %(limit)s;
 
 -- name: claim_run, the oldest that nothing stands in the way of: the one right to run
-UPDATE runs SET status = 'running', waiting_for = NULL, node = %(node)s, started_at = clock_timestamp()
+UPDATE runs SET status = 'running', waiting_for = NULL, waiting_reason = NULL, node = %(node)s,
+                started_at = clock_timestamp()
 WHERE status IN ('queued', 'waiting')
   AND id = (
     SELECT r.id FROM runs r
     WHERE r.status IN ('queued', 'waiting')
+      AND (%(environments)s::text[] = '{}' OR r.environment = ANY (%(environments)s::text[]))
       AND NOT EXISTS (
         SELECT FROM runs o
         WHERE o.environment = r.environment AND o.exclusion = r.exclusion AND o.id <> r.id
           AND (o.status = 'running' OR (o.status IN ('queued', 'waiting') AND o.position < r.position)))
+      AND NOT EXISTS (
+        SELECT FROM runs l
+        WHERE l.environment = r.environment AND l.left_running <> '{}' AND l.waived_at IS NULL
+          AND (r.effect <> 'read' OR l.exclusion = r.exclusion))
     ORDER BY r.position LIMIT 1 FOR UPDATE OF r SKIP LOCKED)
 RETURNING *;
 
 -- name: forget_variables, once they lie in the run's directory
 UPDATE runs SET variables = NULL WHERE id = %(id)s;
 
--- name: mark_waiting, every run that cannot start yet: for the one right before it in the line
+-- name: mark_waiting, every run that cannot start yet: for the one right before it in the line, or for what one left
 WITH blocked AS (
-    SELECT r.id, b.id AS blocker
+    SELECT r.id, b.id AS blocker, b.reason
     FROM runs r
     CROSS JOIN LATERAL (
-        SELECT o.id FROM runs o
+        SELECT o.id, 'waiting for run ' || o.id AS reason, 1 AS rank, o.status = 'running' AS running, o.position
+        FROM runs o
         WHERE o.environment = r.environment AND o.exclusion = r.exclusion AND o.id <> r.id
           AND (o.status = 'running' OR (o.status IN ('queued', 'waiting') AND o.position < r.position))
-        ORDER BY o.status = 'running', o.position DESC LIMIT 1) b
+        UNION ALL
+        SELECT l.id, 'waiting until it is known that run ' || l.id || ' left nothing running on '
+                     || array_to_string(l.left_running, ', '), 2, false, l.position
+        FROM runs l
+        WHERE l.environment = r.environment AND l.left_running <> '{}' AND l.waived_at IS NULL
+          AND (r.effect <> 'read' OR l.exclusion = r.exclusion)
+        ORDER BY rank, running, position DESC LIMIT 1) b
     WHERE r.status IN ('queued', 'waiting')
 ), marked AS (
-    UPDATE runs SET status = 'waiting', waiting_for = blocked.blocker
+    UPDATE runs SET status = 'waiting', waiting_for = blocked.blocker, waiting_reason = blocked.reason
     FROM blocked
     WHERE runs.id = blocked.id AND runs.status IN ('queued', 'waiting')
-      AND runs.waiting_for IS DISTINCT FROM blocked.blocker
-    RETURNING runs.id, runs.waiting_for
+      AND runs.waiting_reason IS DISTINCT FROM blocked.reason
+    RETURNING runs.id, runs.waiting_reason
 )
 INSERT INTO run_changes (run, status, reason)
-SELECT id, 'waiting', 'waiting for run ' || waiting_for FROM marked;
+SELECT id, 'waiting', waiting_reason FROM marked;
 
--- name: running_on_node
-SELECT id, day FROM runs WHERE status = 'running' AND node = %(node)s ORDER BY position;
+-- name: running_on_node, and whether somebody wants one of them ended
+SELECT id, day, cancel_requested_at, cancel_requested_by, cancel_reason
+FROM runs WHERE status = 'running' AND node = %(node)s ORDER BY position;
 
--- name: end_run, once: a terminal state never changes
-UPDATE runs SET status = %(status)s, finished_at = %(finished_at)s, error = %(error)s, result = %(result)s,
-                hosts = %(hosts)s, events = %(events)s, waiting_for = NULL, variables = NULL
+-- name: end_run, once: a terminal state never changes. Its length is measured where it ran, by a clock that cannot jump
+UPDATE runs SET status = %(status)s, error = %(error)s, result = %(result)s, hosts = %(hosts)s, events = %(events)s,
+                left_running = %(left_running)s, waiting_for = NULL, waiting_reason = NULL, variables = NULL,
+                finished_at = greatest(started_at, least(clock_timestamp(),
+                    coalesce(started_at + make_interval(secs => %(seconds)s), clock_timestamp())))
 WHERE id = %(id)s AND status = 'running'
 RETURNING operation, extract(epoch FROM finished_at - started_at) AS seconds;
+
+-- name: cancel_before_start
+UPDATE runs SET status = 'canceled', finished_at = clock_timestamp(), error = %(error)s, waiting_for = NULL,
+                waiting_reason = NULL, variables = NULL, cancel_requested_at = clock_timestamp(),
+                cancel_requested_by = %(by)s, cancel_reason = %(reason)s
+WHERE id = %(id)s AND status IN ('queued', 'waiting')
+RETURNING operation, 0.0 AS seconds;
+
+-- name: request_cancel, of a run that a supervisor plays; the first who asks is the one who is named
+UPDATE runs SET cancel_requested_at = clock_timestamp(), cancel_requested_by = %(by)s, cancel_reason = %(reason)s
+WHERE id = %(id)s AND status = 'running' AND cancel_requested_at IS NULL
+RETURNING id;
+
+-- name: unsettled_on_node, runs that may have left something running on hosts
+SELECT id, left_running FROM runs WHERE left_running <> '{}' AND waived_at IS NULL AND node = %(node)s;
+
+-- name: settle, what is known of a run's hosts by now
+UPDATE runs SET left_running = %(left_running)s WHERE id = %(id)s AND left_running IS DISTINCT FROM %(left_running)s
+RETURNING id;
+
+-- name: waive
+UPDATE runs SET waived_at = clock_timestamp(), waived_by = %(by)s, waive_reason = %(reason)s
+WHERE id = %(id)s AND left_running <> '{}' AND waived_at IS NULL
+RETURNING id;
 
 -- name: count_ended, of an operation in a status; kept apart so that it outlives the runs
 INSERT INTO run_totals AS t (operation, status, runs, seconds) VALUES (%(operation)s, %(status)s, 1, %(seconds)s)
@@ -85,6 +131,14 @@ FROM runs WHERE status IN ('queued', 'waiting', 'running');
 -- name: running, wherever
 SELECT id, day FROM runs WHERE status = 'running';
 
--- name: workers_connected, of any node
-SELECT count(*) AS workers
-FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'bazaruto-worker';
+-- name: worker_seen, again
+INSERT INTO workers AS w (id, node, environments) VALUES (%(id)s, %(node)s, %(environments)s)
+ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp();
+
+-- name: worker_left
+DELETE FROM workers WHERE id = %(id)s OR seen_at < clock_timestamp() - interval '1 day';
+
+-- name: workers_alive, by their own word
+SELECT count(*) AS workers, count(DISTINCT node) AS nodes,
+       coalesce(extract(epoch FROM clock_timestamp() - min(seen_at)), 0) AS oldest_seen_seconds
+FROM workers WHERE seen_at > clock_timestamp() - interval '15 seconds';

@@ -27,6 +27,7 @@ from bazaruto.database import Connection, Pool, open_pool
 
 log = logs.get(__name__)
 STEP_SECONDS = 0.05  # between two looks at the journals of living runs
+HEARTBEAT_SECONDS = 5.0  # between two signs of life, which people and health checks read
 IDLE_SECONDS = 1.0  # between two looks for work that nobody woke us for
 ADOPT_SECONDS = 2.0  # between two looks for runs that nobody follows
 CONCURRENT_RUNS = 16  # supervisors of one worker; more runs stay queued
@@ -48,6 +49,8 @@ class Worker:
         self._stopping = threading.Event()
         self._look_for_work_at = 0.0
         self._adopt_at = 0.0
+        self._heartbeat_at = 0.0
+        self._id = f"{self._node}-{os.getpid()}-{secrets.token_hex(4)}"
         self._away = False
 
     def wake(self) -> None:
@@ -75,6 +78,7 @@ class Worker:
             self._woken.wait(STEP_SECONDS if self._followers else IDLE_SECONDS)
         for follower in self._followers.values():
             follower.close()
+        self._say_that_it_leaves()
         log.info("worker stopped", still_running=sorted(self._followers))
 
     def _turn(self) -> None:
@@ -82,10 +86,22 @@ class Worker:
         if now >= self._adopt_at:
             self._adopt()
             self._adopt_at = now + ADOPT_SECONDS
+        if now >= self._heartbeat_at:
+            self._say_that_it_lives()
+            self._heartbeat_at = now + HEARTBEAT_SECONDS
         ended = self._follow()
         if ended or now >= self._look_for_work_at:
             self._start_what_may_start()
             self._look_for_work_at = now + IDLE_SECONDS
+
+    def _say_that_it_lives(self) -> None:
+        environments = list(self._settings.control_environments)
+        with self._pool.connection() as connection:
+            connection.execute(runs.SQL.worker_seen, {"id": self._id, "node": self._node, "environments": environments})
+
+    def _say_that_it_leaves(self) -> None:
+        with contextlib.suppress(*AWAY), self._pool.connection() as connection:
+            connection.execute(runs.SQL.worker_left, {"id": self._id})
 
     def _adopt(self) -> None:
         """Follow every running run of this node that no living worker follows."""
@@ -134,7 +150,7 @@ class Worker:
         with contextlib.ExitStack() as undo:
             try:
                 with self._pool.connection() as connection:
-                    row = runs.claim(connection, self._node)
+                    row = runs.claim(connection, self._node, self._settings.control_environments)
                     if row is None:
                         return False
                     prepared = self._prepare(row, connection)

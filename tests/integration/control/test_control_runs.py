@@ -289,7 +289,7 @@ def test_runs_that_were_accepted_without_a_worker_start_when_there_is_one(contro
     control_plane.stop("worker")
     run = control_plane.launch("say")["id"]
     degraded = control_plane.http.get("/healthz/detailed").json()
-    assert degraded["checks"]["workers"]["error"].startswith("no worker is connected")
+    assert degraded["checks"]["workers"]["error"].startswith("no worker was heard of")
     assert control_plane.run(run)["status"] == "queued"
     control_plane.start("worker")
     assert control_plane.finished(run)["status"] == "succeeded"

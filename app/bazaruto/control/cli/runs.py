@@ -229,7 +229,7 @@ def _value(schema: dict[str, Any], text: str) -> Any:
 
 def _by_hand(request: dict[str, Any]) -> str:
     """The equivalent command, when the control plane cannot be asked; secrets are left out."""
-    from bazaruto.control import runs as launching  # here, since it brings PostgreSQL's client along
+    from bazaruto.control import requests
 
     settings = config.load()
     try:
@@ -239,7 +239,7 @@ def _by_hand(request: dict[str, Any]) -> str:
         return ""  # without a usable catalogue there is no command to offer
     known = {name: text for name, text in request["parameters"].items() if name in operation.parameters}
     values = {name: _value(operation.parameters[name].json_schema(), text) for name, text in known.items()}
-    command = launching.command(operation, launching.LaunchRequest.model_construct(**{**request, "parameters": values}))
+    command = requests.command(operation, requests.LaunchRequest.model_construct(**{**request, "parameters": values}))
     directory = shlex.quote(str(catalogue.directory))
     return f" The same by hand:\n  cd {directory} && {command}"
 
