@@ -5,8 +5,10 @@ The key is a file of the control node, 0600: $BAZARUTO_HOME/control/sealing.key.
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ class Seal:
 
     def __init__(self, key: bytes) -> None:
         self._fernet = Fernet(key)
+        self._fingerprint_key = hmac.digest(key, b"fingerprints of requests", "sha256")
 
     def close(self, variables: dict[str, Any]) -> bytes:
         return self._fernet.encrypt(json.dumps(variables).encode())
@@ -34,6 +37,11 @@ class Seal:
                 "its parameters were sealed with another key than $BAZARUTO_HOME/control/sealing.key"
             ) from error
         return variables
+
+    def fingerprint(self, value: Mapping[str, Any]) -> bytes:
+        """What tells two values apart, and from which, without the key, nobody can guess them."""
+        canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hmac.digest(self._fingerprint_key, canonical.encode(), "sha256")
 
 
 def load(home: Path) -> Seal:
