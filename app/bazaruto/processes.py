@@ -145,6 +145,29 @@ def descendants(pid: int) -> list[ProcessIdentity]:
     return [identity for identity in map(identify, found) if identity]
 
 
+def family(pid: int) -> list[ProcessIdentity]:
+    """Every live process below `pid`, found from parent to child: cheaper than `descendants`, to be asked often."""
+    found: list[ProcessIdentity] = []
+    waiting = _children_of(pid)
+    while waiting:
+        child = waiting.pop()
+        if identity := identify(child):
+            found.append(identity)
+            waiting += _children_of(child)
+    return found
+
+
+def _children_of(pid: int) -> list[int]:
+    try:
+        return [
+            int(word)
+            for task in (PROC / str(pid) / "task").iterdir()
+            for word in (task / "children").read_text().split()
+        ]
+    except OSError:
+        return []  # gone meanwhile
+
+
 def everyone() -> list[int]:
     """The numbers of all processes that can be seen."""
     return [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()]

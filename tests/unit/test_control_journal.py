@@ -20,7 +20,7 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 
 def test_events_are_numbered_from_one(tmp_path: Path) -> None:
-    book = journal.Journal(tmp_path / "events", journal.Redactor([]))
+    book = journal.Journal(tmp_path / "events", tmp_path / "output", journal.Redactor([]))
     for name in ("a", "b", "c"):
         book.append({"type": name, "stdout": ""})
     assert book.close()
@@ -30,7 +30,7 @@ def test_events_are_numbered_from_one(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_no_half_line_and_what_failed_is_written_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    book = journal.Journal(tmp_path / "events", journal.Redactor([]))
+    book = journal.Journal(tmp_path / "events", tmp_path / "output", journal.Redactor([]))
     book.append({"type": "a"})
     write = os.write
 
@@ -62,7 +62,7 @@ def test_a_reader_gives_whole_lines_while_the_file_grows_and_resumes_after_a_num
 
 
 def test_a_long_text_is_cut_and_the_event_says_how_long_it_was(tmp_path: Path) -> None:
-    book = journal.Journal(tmp_path / "events", journal.Redactor([]))
+    book = journal.Journal(tmp_path / "events", tmp_path / "output", journal.Redactor([]))
     book.append({"type": "a", "stdout": "ü" * 100_000, "message": "short"})
     book.close()
     (line,) = lines(tmp_path / "events")

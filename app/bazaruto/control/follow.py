@@ -6,18 +6,22 @@ step is short and may fail with the database; then it is simply done again.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import os
+import signal
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from psycopg_pool import ConnectionPool
 
-from bazaruto.control import events, journal, rundir, runs
+from bazaruto import processes
+from bazaruto.control import ending, events, journal, rundir, runs, sweep
 from bazaruto.database import Connection
 
 STEPS_BETWEEN_LOOKS = 10  # the supervisor's lock is looked at this much more rarely than its events
-
+STUCK_SECONDS = (
+    15.0  # beyond limit and grace, until guard and supervisor count as stuck; the guard's patience is shorter
+)
 SECONDS_TO_LEAVE = 5.0  # how long a supervisor may take to end after its outcome, until that is taken as it is
 
 
@@ -32,6 +36,9 @@ class Follower:
         self._reader: journal.JournalReader | None = None
         self._steps = 0
         self._outcome_seen_at: float | None = None
+        self._cancelled_at: float | None = None
+        self._undertaker: ThreadPoolExecutor | None = None
+        self._burial: Future[rundir.Outcome] | None = None
         self._last_seq = 0
 
     def step(self, pool: ConnectionPool[Connection]) -> bool:
@@ -43,9 +50,6 @@ class Follower:
 
     def _record(self, pool: ConnectionPool[Connection], outcome: rundir.Outcome) -> bool:
         """Record the end, once every event that is in the journal is in PostgreSQL."""
-        if self._directory.outcome() is None:
-            outcome = dataclasses.replace(outcome, events=self._last_seq)
-            self._directory.remove_secrets()
         with pool.connection() as connection:
             if events.stored(connection, self._day, self.run) != self._last_seq:
                 self._reader = None
@@ -54,19 +58,34 @@ class Follower:
         return True
 
     def give_up(self, pool: ConnectionPool[Connection], reason: str) -> bool:
-        """End a run whose record cannot be read; not while its supervisor lives."""
+        """End a run whose record cannot be read; not while anybody of it lives."""
         if rundir.is_locked(self._directory.supervisor_lock):
             return False
+        ending.end_all(lambda: sweep.remains(self._directory))
         self._directory.remove_secrets()
-        outcome = dataclasses.replace(
-            interrupted(self._directory), error=f"Its record cannot be read: {reason}", events=self._last_seq
-        )
+        now = journal.utc()
+        error = f"Its record cannot be read: {reason}. Check the hosts before it is launched again."
+        outcome = rundir.Outcome("interrupted", now, now, events=self._last_seq, error=error)
         with pool.connection() as connection:
             runs.end(connection, self.run, outcome)
         return True
 
+    def cancel(self, wish: rundir.Cancellation) -> None:
+        """Have the run ended: written down first, so that whoever ends it knows why, then signalled."""
+        try:
+            self._directory.write_cancellation(wish)
+        except FileNotFoundError:
+            return  # what was reserved for it is gone, since the outcome is being written
+        self._cancelled_at = self._cancelled_at or time.monotonic()
+        supervisor = processes.read_pid_file(self._directory.supervisor_file)
+        if supervisor:
+            processes.send(supervisor, signal.SIGTERM)
+            processes.send(supervisor, signal.SIGCONT)  # a frozen process acts on no signal but this one
+
     def close(self) -> None:
         """Stop following; somebody else may."""
+        if self._undertaker:
+            self._undertaker.shutdown()
         os.close(self._lock)
 
     def _copy(self, pool: ConnectionPool[Connection]) -> bool:
@@ -102,23 +121,35 @@ class Follower:
         if outcome is None and self._steps % STEPS_BETWEEN_LOOKS != 1:
             return None
         if not rundir.is_locked(self._directory.supervisor_lock):
-            return self._directory.outcome() or interrupted(self._directory)
+            return self._directory.outcome() or self._buried()
+        if outcome is None:
+            self._end_if_stuck()
         waited = time.monotonic() - (self._outcome_seen_at or time.monotonic())
         return outcome if waited > SECONDS_TO_LEAVE else None
 
+    def _buried(self) -> rundir.Outcome | None:
+        """The outcome written in the place of guard and supervisor; None while their remains are being ended."""
+        if self._burial is None:
+            self._undertaker = ThreadPoolExecutor(1, "sweep")
+            self._burial = self._undertaker.submit(sweep.bury, self._directory)
+        if not self._burial.done():
+            return None
+        burial, self._burial = self._burial, None  # after a failure it is tried again
+        return burial.result()
 
-def interrupted(directory: rundir.RunDirectory) -> rundir.Outcome:
-    """What is known of a run whose supervisor is dead and left no outcome."""
-    now = journal.utc()
-    began = directory.events_file.exists()
-    known = "what it had done until then is in its events" if began else "no event of it was recorded"
-    return rundir.Outcome(
-        status=runs.RunStatus.INTERRUPTED,
-        started_at=now,
-        finished_at=now,
-        events=0,
-        error=f"Its supervisor died without an outcome; {known}. Check the hosts before it is launched again.",
-    )
+    def _end_if_stuck(self) -> None:
+        """Kill guard and supervisor that let limit and grace pass; the guard does that for a stuck supervisor."""
+        if self._overdue():
+            for identity in sweep.recorded(self._directory):
+                processes.send(identity, signal.SIGKILL)
+
+    def _overdue(self) -> bool:
+        patience = ending.GRACE_SECONDS + STUCK_SECONDS
+        if self._cancelled_at is not None and time.monotonic() - self._cancelled_at > patience:
+            return True
+        spec = self._directory.spec()
+        seconds = spec.seconds_since_claim()
+        return seconds is not None and seconds > spec.timeout_seconds + patience
 
 
 def adopt(directory: rundir.RunDirectory, run: str, day: datetime.date) -> Follower | None:

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 TEXT_LIMIT = 24 * 1024  # characters kept of one text; a line stays below 64 KiB of plain text
+BLOCK_BYTES = 1024 * 1024
 REDACTED = "***"
 SPEAKING = frozenset({"debug", "ansible.builtin.debug"})  # what such a task says is meant for people
 SHORTEST_SECRET = 4  # a shorter value would redact half of the log
@@ -58,27 +59,19 @@ class Redactor:
         return value
 
 
-class Journal:
-    """The writing end. A line that cannot be written (a full disk) is kept and tried again before the next."""
+class AppendOnly:
+    """A file that grows by whole pieces. What cannot be written (a full disk) is kept and tried again later."""
 
-    def __init__(self, path: Path, redactor: Redactor) -> None:
+    def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._size = os.fstat(self._file).st_size
-        self._redactor = redactor
         self._unwritten = b""
-        self.count = 0
 
-    def append(self, event: Mapping[str, Any]) -> None:
-        self.count += 1
-        line = {"seq": self.count, **cut(self._redactor.clean(event))}
-        self._unwritten += json.dumps(line, separators=(",", ":")).encode() + b"\n"
-        self.flush()
-
-    def flush(self) -> bool:
+    def append(self, piece: bytes) -> bool:
         """Write what is unwritten; False when the disk refuses, with nothing half-written left behind."""
+        self._unwritten += piece
         try:
-            written = os.write(self._file, self._unwritten)
-            whole = written == len(self._unwritten)
+            whole = os.write(self._file, self._unwritten) == len(self._unwritten)
         except OSError:
             whole = False
         if whole:
@@ -90,10 +83,49 @@ class Journal:
 
     def close(self) -> bool:
         """Make all of it durable; False when something could not be written."""
-        whole = not self._unwritten or self.flush()
+        whole = not self._unwritten or self.append(b"")
         os.fsync(self._file)
         os.close(self._file)
         return whole
+
+
+class Journal:
+    """The writing end: the events, and beside them, uncut, what Ansible printed; all of it redacted."""
+
+    def __init__(self, path: Path, output: Path, redactor: Redactor) -> None:
+        self._events = AppendOnly(path)
+        self._output = AppendOnly(output)
+        self._redactor = redactor
+        self.count = 0
+
+    def append(self, event: Mapping[str, Any]) -> None:
+        self.count += 1
+        clean = self._redactor.clean(event)
+        line = {"seq": self.count, **cut(clean)}
+        self._events.append(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        if printed := clean.get("stdout"):
+            self._output.append(printed.encode() + b"\n")
+
+    def close(self) -> bool:
+        """Make all of it durable; False when something could not be written."""
+        output = self._output.close()
+        return self._events.close() and output
+
+
+def count_whole(path: Path) -> int:
+    """How many events a journal holds whose writer is dead; half a line at its end is removed."""
+    count = position = end = 0
+    try:
+        with path.open("r+b") as file:
+            while block := file.read(BLOCK_BYTES):
+                count += block.count(b"\n")
+                if b"\n" in block:
+                    end = position + block.rfind(b"\n") + 1
+                position += len(block)
+            file.truncate(end)
+    except FileNotFoundError:
+        return 0
+    return count
 
 
 class JournalReader:
@@ -146,6 +178,17 @@ def event_of(data: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(details.get("duration"), int | float):
         event["seconds"] = round(details["duration"], 3)
     return event
+
+
+def touched(data: Mapping[str, Any]) -> set[str]:
+    """The hosts on which something was started, also those a task was delegated to."""
+    details = data.get("event_data") or {}
+    if not str(data.get("event", "")).startswith("runner_") or not details.get("host"):
+        return set()
+    outcome = details.get("res")
+    delegated = outcome.get("_ansible_delegated_vars") if isinstance(outcome, Mapping) else None
+    to = delegated.get("ansible_delegated_host") if isinstance(delegated, Mapping) else None
+    return {str(details["host"]), *([str(to)] if to else [])}
 
 
 def failure_message(outcome: Mapping[str, Any]) -> str:

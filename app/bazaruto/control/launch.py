@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import shutil
 import subprocess
@@ -10,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bazaruto import processes
 from bazaruto.config import Settings
-from bazaruto.control import rundir
+from bazaruto.control import journal, rundir
 from bazaruto.control.catalog import Catalogue
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -47,10 +49,15 @@ def prepare(
         playbook=str(catalogue.playbook(operation)),
         inventory=str(catalogue.inventory(row["environment"])),
         timeout_seconds=row["timeout_seconds"],
+        idle_timeout_seconds=row["idle_timeout_seconds"],
         check=row["check_mode"],
         diff=row["diff"],
         limit=row["host_limit"],
         secret_variables=row["secret_variables"],
+        tolerates=row["tolerates"],
+        claimed_boot=processes.boot_id(),
+        claimed_boot_seconds=rundir.boot_seconds(),
+        record=record_of(row),
     )
     if directory.was_started():
         raise AlreadyStartedError(f"{directory.path} shows that it was started before")
@@ -60,14 +67,25 @@ def prepare(
     return directory
 
 
+def record_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The run's row as it lies in its directory: all of it but what is sealed, moments in UTC."""
+    return {name: _plain(value) for name, value in row.items() if name != "variables"}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime.datetime):
+        return journal.utc(value.isoformat())
+    return value.isoformat() if isinstance(value, datetime.date) else value
+
+
 def start(
     settings: Settings, catalogue: Catalogue, run: str, directory: rundir.RunDirectory, lock: int
 ) -> subprocess.Popen[bytes]:
-    """Start the supervisor in a session of its own and hand it the lock that is its sign of life."""
+    """Start the run's guard in a session of its own and hand it the lock that is the run's sign of life."""
     log = os.open(directory.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", "bazaruto.control.supervisor", run, str(directory.path), str(lock)],
+            [sys.executable, "-m", "bazaruto.control.guard", run, str(directory.path), str(lock)],
             env=environment(settings, catalogue, run),
             cwd=catalogue.directory,
             stdin=subprocess.DEVNULL,

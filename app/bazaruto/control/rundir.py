@@ -13,8 +13,14 @@ import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
+
+from bazaruto import processes
+
+RESERVE_BYTES = 256 * 1024
+CANCEL_BYTES = 16 * 1024  # more than the longest reason takes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +40,20 @@ class Spec:
     limit: str | None = None
     secret_variables: list[str] = dataclasses.field(default_factory=list)  # their values are redacted
     tolerates: list[str] = dataclasses.field(default_factory=list)  # what is no failure of this operation
+    claimed_boot: str = ""  # which start of the machine it was claimed in, and how many seconds after that
+    claimed_boot_seconds: float = 0.0
     record: dict[str, Any] = dataclasses.field(default_factory=dict)  # the run's row: from it the index can be rebuilt
+
+    @property
+    def started_at(self) -> str | None:
+        """When it was claimed, by the database's clock."""
+        return self.record.get("started_at")
+
+    def seconds_since_claim(self) -> float | None:
+        """How long ago that was, by a clock that cannot jump; None when the machine was started since."""
+        if self.claimed_boot != processes.boot_id():
+            return None
+        return boot_seconds() - self.claimed_boot_seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +72,18 @@ class Outcome:
     left_running: list[str] = dataclasses.field(default_factory=list)  # hosts that may still be at work for it
 
 
+@dataclasses.dataclass(frozen=True)
+class Cancellation:
+    """Somebody's wish that the run ends."""
+
+    by: str
+    reason: str | None
+
+    @property
+    def sentence(self) -> str:
+        return f"It was canceled by {self.by}" + (f": {self.reason}" if self.reason else ".")
+
+
 class RunDirectory:
     """Paths inside $BAZARUTO_HOME/control/runs/RUN_ID, and the few ways they are written."""
 
@@ -63,10 +94,16 @@ class RunDirectory:
         self.variables_file = self.private / "env" / "extravars"  # YAML, read by Ansible
         self.secrets_file = self.private / "secrets.json"  # the values to redact
         self.events_file = path / "events.jsonl"
+        self.output_file = path / "stdout.log"  # what Ansible printed, redacted, uncut
+        self.cancel_file = path / "cancel.json"  # written by the worker: who wants it ended, and why
+        self.cancel_reserve = path / "cancel.reserve"  # room for that on a disk that fills up meanwhile
         self.outcome_file = path / "outcome.json"
+        self.reserve_file = path / "reserve"  # room for the outcome on a disk that fills up meanwhile
         self.supervisor_lock = path / "supervisor.lock"
         self.follower_lock = path / "follower.lock"
-        self.supervisor_file = path / "supervisor.json"  # who it is: boot id, pid, start time
+        self.guard_file = path / "guard.json"  # who it is: boot id, pid, start time
+        self.supervisor_file = path / "supervisor.json"
+        self.processes_file = path / "processes.json"  # whom the guard saw below it
         self.log_file = path / "supervisor.log"
 
     def create(self, spec: Spec, variables: dict[str, Any]) -> None:
@@ -76,6 +113,8 @@ class RunDirectory:
         self.private.mkdir(mode=0o700)
         self.variables_file.parent.mkdir(mode=0o700)
         write_durably(self.spec_file, dataclasses.asdict(spec))
+        self.reserve_file.write_bytes(bytes(RESERVE_BYTES))
+        self.cancel_reserve.write_bytes(bytes(CANCEL_BYTES))
         secrets = [variables[name] for name in spec.secret_variables if name in variables]
         write_durably(self.secrets_file, secrets)
         write_private(self.variables_file, _untemplated(variables))
@@ -87,7 +126,7 @@ class RunDirectory:
 
     def was_started(self) -> bool:
         """Whether a supervisor lives here, or ever did."""
-        return self.supervisor_file.exists() or is_locked(self.supervisor_lock)
+        return self.guard_file.exists() or is_locked(self.supervisor_lock)
 
     def spec(self) -> Spec:
         return Spec(**json.loads(self.spec_file.read_text(encoding="utf-8")))
@@ -97,12 +136,42 @@ class RunDirectory:
         values: list[Any] = json.loads(self.secrets_file.read_text(encoding="utf-8"))
         return values
 
+    def write_cancellation(self, wish: Cancellation) -> None:
+        """Write down, durably, who wants the run ended; into room that was reserved at its start."""
+        if not self.cancel_file.exists():
+            content = json.dumps(dataclasses.asdict(wish)).encode().ljust(CANCEL_BYTES)
+            with self.cancel_reserve.open("r+b") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            self.cancel_reserve.replace(self.cancel_file)
+            _sync_directory(self.path)
+
+    def cancellation(self) -> Cancellation | None:
+        """Who wants the run ended; None while nobody does."""
+        try:
+            return Cancellation(**json.loads(self.cancel_file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+
+    def write_outcome(self, outcome: Outcome) -> None:
+        """The last act, durable. Raises OSError when the disk has no room, not even what was reserved."""
+        self.remove_secrets()
+        self.cancel_reserve.unlink(missing_ok=True)
+        self.reserve_file.unlink(missing_ok=True)
+        write_durably(self.outcome_file, dataclasses.asdict(outcome))
+
     def outcome(self) -> Outcome | None:
         """How the run ended, or None while it has not."""
         try:
             return Outcome(**json.loads(self.outcome_file.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
+
+
+def boot_seconds() -> float:
+    """Seconds since the machine was started, whatever its clock says."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def try_lock(path: Path) -> int | None:
@@ -136,7 +205,11 @@ def write_durably(path: Path, value: Any) -> None:
     partial = path.with_name(path.name + ".partial")
     write_private(partial, json.dumps(value, ensure_ascii=True))
     partial.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
     finally:

@@ -14,10 +14,11 @@ from psycopg.types.json import Json
 from pydantic import AfterValidator, BaseModel, Field
 
 from bazaruto.control.catalog import Effect, Operation
-from bazaruto.control.requests import LaunchRequest, command
+from bazaruto.control.requests import LaunchRequest, RetryRequest, command
 from bazaruto.control.rundir import Outcome
 from bazaruto.control.sealing import Seal
 from bazaruto.database import statements
+from bazaruto.redaction import HIDDEN
 
 SQL = statements(__package__, "runs.sql")
 
@@ -204,6 +205,31 @@ def cancel(connection: Connection[Any], run: str, by: str, reason: str | None) -
         row = find(connection, run)
         if row is not None and RunStatus(row["status"]).terminal:
             raise ClashError(f"The run has ended already, as {row['status']}.")
+
+
+def once_more(before: Run, wanted: RetryRequest) -> dict[str, Any]:
+    """The launch that repeats a run on the hosts that failed. Raises ClashError when there is nothing to retry.
+
+    Without the play's statistics nobody knows which hosts failed: then it is repeated on all it was meant for.
+    """
+    if not before.status.terminal:
+        raise ClashError("The run has not ended: cancel it, or wait for its end.")
+    if before.status is RunStatus.SUCCEEDED:
+        raise ClashError("The run succeeded: there is nothing to retry.")
+    failed = [
+        host for host, counts in (before.hosts or {}).items() if counts.get("failed") or counts.get("unreachable")
+    ]
+    kept = {name: value for name, value in before.parameters.items() if value != HIDDEN}
+    return {
+        "operation": before.operation,
+        "environment": before.environment,
+        "parameters": {**kept, **wanted.parameters},
+        "check": before.check,
+        "diff": before.diff,
+        "limit": ",".join(failed) or before.limit,
+        "reason": wanted.reason,
+        "confirm": wanted.confirm,
+    }
 
 
 def waive(connection: Connection[Any], run: str, by: str, reason: str) -> None:

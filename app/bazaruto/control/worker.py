@@ -54,8 +54,9 @@ class Worker:
         self._away = False
 
     def wake(self) -> None:
-        """There may be work."""
+        """There may be work: a run to start, or one to cancel."""
         self._look_for_work_at = 0.0
+        self._adopt_at = 0.0
         self._woken.set()
 
     def stop(self) -> None:
@@ -104,16 +105,24 @@ class Worker:
             connection.execute(runs.SQL.worker_left, {"id": self._id})
 
     def _adopt(self) -> None:
-        """Follow every running run of this node that no living worker follows."""
+        """Follow every running run of this node that no living worker follows; end those that are to be canceled."""
         with self._pool.connection() as connection:
             rows = connection.execute(runs.SQL.running_on_node, {"node": self._node}).fetchall()
         for row in rows:
-            if row["id"] not in self._followers:
-                directory = launch.directory_of(self._settings, row["id"])
-                follower = follow.adopt(directory, row["id"], row["day"])
-                if follower:
-                    log.info("run adopted", run=row["id"])
-                    self._followers[row["id"]] = follower
+            try:
+                follower = self._followers.get(row["id"]) or self._adopted(row)
+                if follower and row["cancel_requested_at"]:
+                    follower.cancel(rundir.Cancellation(row["cancel_requested_by"], row["cancel_reason"]))
+            except OSError:  # its trouble must not be the other runs'; it is tried again
+                log.exception("run cannot be adopted or canceled", run=row["id"])
+
+    def _adopted(self, row: Mapping[str, Any]) -> follow.Follower | None:
+        directory = launch.directory_of(self._settings, row["id"])
+        follower = follow.adopt(directory, row["id"], row["day"])
+        if follower:
+            log.info("run adopted", run=row["id"])
+            self._followers[row["id"]] = follower
+        return follower
 
     def _follow(self) -> bool:
         """Bring every followed run up to date; True when one has ended."""

@@ -120,6 +120,10 @@ class ControlPlane:
     def directory(self, run: str) -> Path:
         return self.home / "control" / "runs" / run
 
+    def guard(self, run: str) -> int:
+        pid: int = json.loads((self.directory(run) / "guard.json").read_text())["pid"]
+        return pid
+
     def supervisor(self, run: str) -> int:
         pid: int = json.loads((self.directory(run) / "supervisor.json").read_text())["pid"]
         return pid

@@ -226,16 +226,43 @@ def test_a_run_outlives_worker_and_api_and_is_followed_to_its_end(control_plane:
     assert [event["seq"] for event in control_plane.events(run)] == list(range(1, ended["events"] + 1))
 
 
-def test_a_run_whose_supervisor_was_killed_is_interrupted(control_plane: ControlPlane, tmp_path: Path) -> None:
+def test_a_run_whose_supervisor_was_killed_is_interrupted_and_leaves_nothing(
+    control_plane: ControlPlane, tmp_path: Path
+) -> None:
     run = control_plane.launch("slow", parameters={"file": str(tmp_path / "never")})["id"]
     control_plane.in_task(run, "Wait for the file")
+    assert processes_of(run)
     os.kill(control_plane.supervisor(run), signal.SIGKILL)
     ended = control_plane.finished(run)
     assert ended["status"] == "interrupted"
-    assert "died without an outcome" in ended["error"]
+    assert "was killed by SIGKILL before it wrote an outcome" in ended["error"]
     assert ended["events"] == len(control_plane.events(run)) > 0
-    for pid in processes_of(run):
+    assert processes_of(run) == []
+
+
+def test_a_run_whose_guard_was_killed_goes_on_to_its_end(control_plane: ControlPlane, tmp_path: Path) -> None:
+    file = tmp_path / "go"
+    run = control_plane.launch("slow", parameters={"file": str(file)})["id"]
+    control_plane.in_task(run, "Wait for the file")
+    os.kill(control_plane.guard(run), signal.SIGKILL)
+    file.touch()
+    assert control_plane.finished(run)["status"] == "succeeded"
+
+
+def test_what_guard_and_supervisor_leave_when_both_are_killed_is_swept(
+    control_plane: ControlPlane, tmp_path: Path
+) -> None:
+    run = control_plane.launch("slow", parameters={"file": str(tmp_path / "never")})["id"]
+    control_plane.in_task(run, "Wait for the file")
+    for pid in (control_plane.guard(run), control_plane.supervisor(run)):
         os.kill(pid, signal.SIGKILL)
+    assert processes_of(run)
+    ended = control_plane.finished(run)
+    assert ended["status"] == "interrupted"
+    assert "guard and its supervisor died" in ended["error"]
+    assert ended["events"] == len(control_plane.events(run)) > 0
+    assert processes_of(run) == []
+    assert not (control_plane.directory(run) / "private").exists()
 
 
 def test_a_supervisor_that_is_told_to_stop_ends_its_playbook_and_says_so(

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bazaruto.control import journal, rundir, supervisor
+from bazaruto.control import journal, rundir
+from bazaruto.control.recorder import Recorder
+from bazaruto.control.verdict import Ending, judge
 
+LIMIT = Ending("timed_out", "It was ended after its time limit.")
+CANCEL = Ending("canceled", "It was canceled by admin.")
 SPEC = rundir.Spec("r", "say", "local", "/c", "/c/p.yml", "/c/i", 5.0)
 
 
-def recorder(tmp_path: Path, *events: dict[str, Any]) -> supervisor.Recorder:
-    seen = supervisor.Recorder(journal.Journal(tmp_path / "events", journal.Redactor([])))
+def recorder(tmp_path: Path, *events: dict[str, Any]) -> Recorder:
+    seen = Recorder(journal.Journal(tmp_path / "events", tmp_path / "output", journal.Redactor([])))
     for event in events:
         assert seen(event) is False, "ansible-runner must write no file for an event"
     return seen
@@ -30,26 +35,44 @@ def failed(task: str, host: str, **details: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("rc", "events", "ended_by", "status"),
+    ("rc", "events", "ending", "status"),
     [
         (0, [stats(ok={"a": 1})], None, "succeeded"),
-        (0, [stats(ok={"a": 1})], "limit", "succeeded"),
+        (0, [stats(ok={"a": 1})], LIMIT, "succeeded"),
         (0, [], None, "failed"),
         (0, [stats()], None, "failed"),
         (0, [stats(ok={"a": 1}, dark={"b": 1})], None, "failed"),
         (0, [stats(failures={"a": 1})], None, "failed"),
         (2, [stats(ok={"a": 1})], None, "failed"),
         (None, [stats(ok={"a": 1})], None, "failed"),
-        (None, [], "limit", "timed_out"),
-        (None, [], "signal", "interrupted"),
+        (None, [], LIMIT, "timed_out"),
+        (None, [], CANCEL, "canceled"),
+        (2, [stats(failures={"a": 1})], CANCEL, "canceled"),
     ],
 )
 def test_success_needs_everything(
-    tmp_path: Path, rc: int | None, events: list[dict[str, Any]], ended_by: str | None, status: str
+    tmp_path: Path, rc: int | None, events: list[dict[str, Any]], ending: Ending | None, status: str
 ) -> None:
-    found, error = supervisor.judge(SPEC, recorder(tmp_path, *events), ended_by, rc, None)
+    found, error = judge(SPEC, recorder(tmp_path, *events), ending, rc, None)
     assert found == status
     assert (error is None) == (status == "succeeded")
+
+
+@pytest.mark.parametrize(
+    ("tolerates", "rc", "counts", "status"),
+    [
+        (["unreachable"], 4, {"ok": {"a": 1}, "dark": {"b": 1}}, "succeeded"),
+        (["unreachable"], 6, {"ok": {"a": 1}, "dark": {"b": 1}, "failures": {"a": 1}}, "failed"),
+        (["unreachable"], 2, {"ok": {"a": 1}, "failures": {"a": 1}}, "failed"),
+        (["failed"], 2, {"ok": {"a": 1}, "failures": {"a": 1}}, "succeeded"),
+        (["failed"], 1, {"ok": {"a": 1}}, "failed"),
+    ],
+)
+def test_an_operation_tolerates_what_it_declares_and_nothing_else(
+    tmp_path: Path, tolerates: list[str], rc: int, counts: dict[str, dict[str, int]], status: str
+) -> None:
+    spec = dataclasses.replace(SPEC, tolerates=tolerates)
+    assert judge(spec, recorder(tmp_path, stats(**counts)), None, rc, None)[0] == status
 
 
 def test_the_first_failure_that_counts_is_the_reason(tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""Plays a run's playbook through ansible-runner, with all that Ansible may know of where it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+from bazaruto import processes
+from bazaruto.control import rundir
+from bazaruto.control.recorder import Recorder
+
+ENVIRONMENT = {
+    "ANSIBLE_HOST_KEY_CHECKING": "True",  # ansible-runner switches it off unless it is set
+    "ANSIBLE_NOCOLOR": "True",  # events are records, not screens
+    "ANSIBLE_FORCE_COLOR": "False",
+    "ANSIBLE_CACHE_PLUGIN": "jsonfile",
+}
+MASTER_SECONDS = 2.0  # how long an SSH master may take to end
+SETTINGS = {"suppress_output_file": True, "suppress_ansible_output": True, "pexpect_timeout": 1}
+
+
+class SocketDirectoryTakenError(Exception):
+    """The directory for this run's SSH sockets is somebody else's."""
+
+
+def play(directory: rundir.RunDirectory, spec: rundir.Spec, recorder: Recorder) -> tuple[int | None, str | None]:
+    """Run the playbook to its end: ansible-playbook's exit code, and what went wrong around it."""
+    import ansible_runner
+
+    try:
+        os.environ.update(environment(directory, spec))
+        (directory.private / "env" / "settings").write_text(json.dumps(SETTINGS), encoding="utf-8")
+        options = [*(["--check"] if spec.check else []), *(["--diff"] if spec.diff else [])]
+        runner = ansible_runner.run(
+            private_data_dir=str(directory.private),
+            ident="run",
+            project_dir=spec.content_directory,
+            playbook=spec.playbook,
+            inventory=spec.inventory,
+            limit=spec.limit,
+            cmdline=" ".join(options) or None,
+            fact_cache_type="ours",  # what is not "jsonfile" leaves the cache to the environment
+            event_handler=recorder,
+            cancel_callback=lambda: False,  # else it would install a signal handler of its own
+            quiet=True,
+        )
+    except Exception as error:  # noqa: BLE001 - told in the outcome
+        return None, f"The playbook could not be played ({type(error).__name__}: {error})."
+    return runner.rc, None
+
+
+def environment(directory: rundir.RunDirectory, spec: rundir.Spec) -> dict[str, str]:
+    """Ansible's variables for one run, with the directories they name made."""
+    sockets = socket_directory(spec.run)
+    try:
+        sockets.mkdir(mode=0o700)
+    except FileExistsError:
+        raise SocketDirectoryTakenError(f"{sockets} exists already: remove it") from None
+    temporary = directory.private / "tmp"
+    temporary.mkdir(mode=0o700)
+    facts = directory.path.parents[1] / "facts" / spec.environment
+    facts.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return {
+        **ENVIRONMENT,
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(sockets),
+        "ANSIBLE_LOCAL_TEMP": str(temporary),
+        "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(facts),
+    }
+
+
+def socket_directory(run: str) -> Path:
+    """Where the run's SSH masters listen: short, since a socket's path holds 107 bytes, and known beforehand."""
+    return Path("/tmp") / f"bazaruto-{run}"  # noqa: S108 - one that exists already is refused
+
+
+def end_masters(run: str) -> None:
+    """End the run's SSH masters, which outlive the playbook, and remove their sockets."""
+    directory = socket_directory(run)
+    if not directory.is_dir():
+        return
+    if any(directory.iterdir()):
+        mark = f"{directory}/"
+        masters = [pid for pid in processes.everyone() if any(mark in word for word in processes.arguments_of(pid))]
+        living = [identity for identity in map(processes.identify, masters) if identity]
+        for master in living:
+            processes.send(master, signal.SIGTERM)
+        processes.wait_all(living, time.monotonic() + MASTER_SECONDS)
+    shutil.rmtree(directory)
