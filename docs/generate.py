@@ -16,6 +16,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
+TOLERATED = {"failed": "failed", "unreachable": "did not answer"}
 NOTICE = "<!-- Written by docs/generate.py from the code: `make docs`. Do not edit by hand. -->\n"
 
 
@@ -70,6 +71,7 @@ def operations_page() -> str:
         page += [
             f"Effect `{operation.effect}`, launched by `{operation.launch}`, playbook `playbooks/{operation.playbook}`."
         ]
+        page += [*_endings(operation)]
         schema = operation.json_schema()
         if not schema.get("properties"):
             continue
@@ -81,7 +83,18 @@ def operations_page() -> str:
     return "\n".join(page) + "\n"
 
 
+def _endings(operation: Any) -> Iterator[str]:
+    """When it is ended, and what is no failure of it."""
+    idle = operation.idle_timeout_seconds
+    quiet = f", or {idle:g} s without an event" if idle else ""
+    lost = " and ".join(f"hosts that {TOLERATED[kind]}" for kind in operation.tolerates)
+    yield f"Ended after {operation.timeout_seconds:g} s{quiet}."
+    if lost:
+        yield f"It succeeds in spite of {lost}."
+
+
 def _allowed(rule: dict[str, Any]) -> str:
+    rule = rule.get("items", rule)  # a list's rules are those of its items
     parts = []
     if "enum" in rule:
         parts.append(", ".join(f"`{choice}`" for choice in rule["enum"]))

@@ -15,6 +15,12 @@ SPECS = {
     "job_count": {"type": "int", "default": 2, "choices": [1, 2, 4], "description": ["How often.", "In all."]},
     "job_key": {"type": "str", "no_log": True, "default": "hidden", "description": "A key."},
     "job_hosts": {"type": "list", "elements": "int", "description": "Numbers."},
+    "job_names": {"type": "list", "elements": "str", "choices": ["a", "b1"], "description": "Names."},
+    "job_login": {
+        "type": "dict",
+        "description": "Who.",
+        "options": {"user": {"type": "str"}, "more": {"type": "dict", "options": {"password": {"no_log": True}}}},
+    },
     "job_raw": {"type": "raw", "description": "Anything."},
 }
 ENTRY = {
@@ -52,7 +58,11 @@ def job(directory: Path, **parameters: Any) -> catalog.Operation:
         ({"effect": "maybe"}, "operations.job.effect"),
         ({"launch": "anybody"}, "operations.job.launch"),
         ({"timeout_seconds": 0}, "operations.job.timeout_seconds"),
+        ({"idle_timeout_seconds": 0}, "operations.job.idle_timeout_seconds"),
+        ({"tolerates": ["everything"]}, "operations.job.tolerates.0"),
         ({"surprise": 1}, "operations.job.surprise"),
+        ({"parameters": {"x": {"variable": "job_word", "minimum": 1}}}, "minimum and maximum are for numbers"),
+        ({"parameters": {"x": {"variable": "job_hosts", "pattern": "[0-9]+"}}}, "a pattern is for texts"),
         ({"parameters": {"x": {"variable": "job_absent"}}}, "has no variable job_absent"),
         ({"parameters": {"x": {"variable": "job_raw"}}}, "type raw"),
         ({"parameters": {"x": {"variable": "job_word", "pattern": "("}}}, "is no regular expression"),
@@ -100,6 +110,35 @@ def test_a_secret_is_shown_nowhere(tmp_path: Path) -> None:
     assert operation.shown({"key": "k", "word": "w"}) == {"key": "***", "word": "***"}
     assert set(operation.secret_variables()) == {"job_key", "job_word"}
     assert "hidden" not in str(operation.json_schema())
+
+
+def test_what_holds_a_secret_anywhere_in_it_is_one(tmp_path: Path) -> None:
+    operation = job(tmp_path, login={"variable": "job_login"})
+    assert operation.shown({"login": {"more": {"password": "p"}}}) == {"login": "***"}
+
+
+def test_an_operation_says_when_it_hangs_and_what_is_no_failure_of_it(tmp_path: Path) -> None:
+    loaded = catalog.load(content(tmp_path, idle_timeout_seconds=30, tolerates=["unreachable"])).operations["job"]
+    assert (loaded.idle_timeout_seconds, loaded.tolerates) == (30, ("unreachable",))
+
+
+def test_it_does_not_hang_and_tolerates_nothing_unless_it_says_so(tmp_path: Path) -> None:
+    loaded = job(tmp_path)
+    assert (loaded.idle_timeout_seconds, loaded.tolerates) == (None, ())
+
+
+def test_the_rules_of_a_list_are_those_of_its_items(tmp_path: Path) -> None:
+    operation = job(tmp_path, names={"variable": "job_names", "pattern": "[a-z]"}, hosts={"variable": "job_hosts"})
+    assert operation.json_schema()["properties"]["names"]["items"] == {
+        "type": "string",
+        "enum": ["a", "b1"],
+        "pattern": "^(?:[a-z])$",
+    }
+    operation.check({"names": ["a", "a"], "hosts": [1, 2]})
+    for names, message in ((["a", "c"], "item 2 must be one of a, b1"), (["b1"], "item 1 must match [a-z]")):
+        with pytest.raises(catalog.WrongParameters) as wrong:
+            operation.check({"names": names})
+        assert wrong.value.wrong[0].message == message
 
 
 def test_only_listed_parameters_become_variables(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,19 +16,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bazaruto.control.parameters import SCHEMA_TYPES, Parameter
+
 NAME = r"^[a-z][a-z0-9_]{0,62}$"
 ENVIRONMENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-LONGEST_TEXT = 4096
-LARGEST_INTEGER = 2**63 - 1
-SCHEMA_TYPES = {
-    "str": "string",
-    "path": "string",
-    "int": "integer",
-    "float": "number",
-    "bool": "boolean",
-    "list": "array",
-    "dict": "object",
-}
 
 
 class CatalogueError(Exception):
@@ -42,6 +32,13 @@ class Effect(enum.StrEnum):
     READ = "read"  # changes nothing that is operated; runs beside anything
     CHANGE = "change"  # changes something; one at a time in an environment
     DESTROY = "destroy"  # may lose data; one at a time, and only with `confirm`
+
+
+class LostHosts(enum.StrEnum):
+    """How a host can get lost to a play; an operation may say that this is no failure of its own."""
+
+    FAILED = "failed"  # a task failed there
+    UNREACHABLE = "unreachable"  # it did not answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,53 +58,6 @@ class WrongParameters(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Parameter:
-    """One thing that can be set from outside."""
-
-    name: str
-    variable: str  # the role's variable behind it
-    type: str  # of argument_specs: str, path, int, float, bool, list, dict
-    elements: str | None  # type of a list's items
-    choices: tuple[Any, ...]  # empty: anything
-    default: Any
-    description: str
-    required: bool
-    minimum: int | float | None
-    maximum: int | float | None
-    pattern: str | None  # the whole value must match
-    unit: str | None
-    secret: bool  # its value is never shown, logged or stored in the clear
-
-    def json_schema(self) -> dict[str, Any]:
-        """The JSON Schema of its value."""
-        values = {
-            "type": SCHEMA_TYPES[self.type],
-            "description": self.description,
-            "items": {"type": SCHEMA_TYPES[self.elements]} if self.elements else None,
-            "enum": list(self.choices) or None,
-            "default": self.default,
-            "minimum": self.minimum,
-            "maximum": self.maximum,
-            "pattern": f"^(?:{self.pattern})$" if self.pattern else None,
-            "x-unit": self.unit,
-            "writeOnly": self.secret or None,
-        }
-        return {name: value for name, value in values.items() if value is not None}
-
-    def problem(self, value: object) -> str | None:
-        """What is wrong with a value, or None."""
-        if problem := _type_problem(self.type, self.elements, value):
-            return problem
-        if self.choices and value not in self.choices:
-            return f"must be one of {', '.join(map(str, self.choices))}"
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return _range_problem(value, self.minimum, self.maximum)
-        if isinstance(value, str) and self.pattern and not re.fullmatch(self.pattern, value):
-            return f"must match {self.pattern}"
-        return None
-
-
-@dataclasses.dataclass(frozen=True)
 class Operation:
     """One thing that can be launched."""
 
@@ -117,6 +67,8 @@ class Operation:
     effect: Effect
     launch: str  # lowest role that may launch it
     timeout_seconds: float
+    idle_timeout_seconds: float | None  # without any event for so long, a run is ended
+    tolerates: tuple[LostHosts, ...]  # what is no failure of it
     exclusion: str | None  # runs of the same kind in one environment exclude each other
     parameters: dict[str, Parameter]
 
@@ -164,7 +116,7 @@ class Catalogue:
         self.operations = operations
 
     def environments(self) -> list[str]:
-        """The inventories there are; read anew, since adding one needs no restart."""
+        """The inventories there are."""
         return sorted(
             path.parent.name
             for path in (self.directory / "inventories").glob("*/hosts.yml")
@@ -218,6 +170,8 @@ class _OperationEntry(_Entry):
     effect: Effect
     launch: Literal["viewer", "operator", "admin"]
     timeout_seconds: float = Field(gt=0, le=7 * 86400)
+    idle_timeout_seconds: float | None = Field(default=None, gt=0, le=7 * 86400)
+    tolerates: list[LostHosts] = []
     excludes: str | None = Field(default=None, pattern=NAME)
     parameters: dict[str, _ParameterEntry] = {}
 
@@ -240,6 +194,8 @@ def _operation(directory: Path, name: str, entry: _OperationEntry) -> Operation:
         effect=entry.effect,
         launch=entry.launch,
         timeout_seconds=entry.timeout_seconds,
+        idle_timeout_seconds=entry.idle_timeout_seconds,
+        tolerates=tuple(dict.fromkeys(entry.tolerates)),
         exclusion=entry.excludes or ("change" if changes else None),
         parameters={key: _parameter(key, value, options) for key, value in entry.parameters.items()},
     )
@@ -269,7 +225,8 @@ def _parameter(name: str, entry: _ParameterEntry, options: Mapping[str, Any]) ->
             re.compile(entry.pattern)
         except re.error as error:
             raise CatalogueError(f"{where}: pattern {entry.pattern} is no regular expression: {error}") from error
-    secret = entry.secret or bool(spec.get("no_log", False))
+    _refuse_useless_rules(where, entry, elements or "str" if kind == "list" else kind)
+    secret = entry.secret or _is_secret(spec)
     return Parameter(
         name=name,
         variable=entry.variable,
@@ -287,6 +244,21 @@ def _parameter(name: str, entry: _ParameterEntry, options: Mapping[str, Any]) ->
     )
 
 
+def _refuse_useless_rules(where: str, entry: _ParameterEntry, kind: str) -> None:
+    """A rule that is never looked at would be believed."""
+    if kind not in ("int", "float") and (entry.minimum is not None or entry.maximum is not None):
+        raise CatalogueError(f"{where}: minimum and maximum are for numbers, and {entry.variable} is of type {kind}")
+    if kind not in ("str", "path") and entry.pattern is not None:
+        raise CatalogueError(f"{where}: a pattern is for texts, and {entry.variable} is of type {kind}")
+
+
+def _is_secret(spec: Mapping[str, Any]) -> bool:
+    """Whether the role says no_log of a variable, or of anything in it."""
+    options = spec.get("options")
+    within = options.values() if isinstance(options, Mapping) else ()
+    return bool(spec.get("no_log")) or any(_is_secret(each) for each in within if isinstance(each, Mapping))
+
+
 def _sentence(description: object) -> str:
     parts = description if isinstance(description, list) else [description]
     return " ".join(str(part).strip() for part in parts)
@@ -297,50 +269,3 @@ def _yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CatalogueError(f"{path} cannot be read: {error}") from error
-
-
-def _type_problem(kind: str, elements: str | None, value: object) -> str | None:
-    if kind in ("str", "path"):
-        return _text_problem(value)
-    if kind == "bool":
-        return None if isinstance(value, bool) else "must be true or false"
-    if kind in ("int", "float"):
-        return _number_problem(kind, value)
-    if kind == "list":
-        return _list_problem(elements or "str", value)
-    return None if isinstance(value, dict) else "must be an object"
-
-
-def _text_problem(value: object) -> str | None:
-    if not isinstance(value, str):
-        return "must be a text"
-    if len(value) > LONGEST_TEXT:
-        return f"must be at most {LONGEST_TEXT} characters long"
-    if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        return "must not contain NUL or halves of characters"
-    return None
-
-
-def _number_problem(kind: str, value: object) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, int if kind == "int" else int | float):
-        return "must be a whole number" if kind == "int" else "must be a number"
-    if abs(value) > LARGEST_INTEGER or not math.isfinite(value):
-        return f"must be between -{LARGEST_INTEGER} and {LARGEST_INTEGER}"
-    return None
-
-
-def _list_problem(elements: str, value: object) -> str | None:
-    if not isinstance(value, list):
-        return "must be a list"
-    for index, item in enumerate(value):
-        if problem := _type_problem(elements, None, item):
-            return f"item {index + 1} {problem}"
-    return None
-
-
-def _range_problem(value: float, minimum: float | None, maximum: float | None) -> str | None:
-    if minimum is not None and value < minimum:
-        return f"must be at least {minimum}"
-    if maximum is not None and value > maximum:
-        return f"must be at most {maximum}"
-    return None
