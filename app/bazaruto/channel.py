@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import socket
 import threading
 import time
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 LINGER_SECONDS = 2.0  # after a refusal: how long what the client still sends is read and thrown away
 _serving = threading.local()
+EVENTS = "text/event-stream"
+HELD_BYTES = 256 * 1024  # of a stream that its client has not read yet; more, and the stream waits
 UNKNOWN = "-"  # method and path of what was refused before they could be read
 
 
@@ -94,6 +97,8 @@ class AnswerTask(WSGITask):
 
     def build_response_header(self) -> bytes:
         """The header, at the moment it is sent."""
+        if any(name.lower() == "content-type" and EVENTS in value for name, value in self.response_headers):
+            self.channel.begin_stream()
         if self.channel.excess or self.channel.server.draining:
             self.set_close_on_finish()
         header: bytes = super().build_response_header()
@@ -107,16 +112,41 @@ class Channel(HTTPChannel):
     task_class = AnswerTask
     error_task_class = RefusalTask
     request: Any = None  # being received
+    adj: Any  # waitress' settings
 
     def __init__(self, server: Server, sock: socket.socket, addr: Any, adj: Any, map: Any = None) -> None:
         self.idle_since = time.monotonic()
-        self.output_since: float | None = None  # since when output waits for the client
+        self.streams = False  # server-sent events: an answer without end, whose client can resume
+        self.written = 0  # bytes of answers so far
+        self.output_since: float | None = None  # since when output waits for the client,
+        self._output_mark = 0  # namely what was written up to here
         self.linger = False  # close only after the client had time to read the refusal
         self.linger_until: float | None = None
         self.excess = True  # until the server found room, so that it is not closed to make room for itself
         super().__init__(server, sock, addr, adj, map=map)
         self.excess = server.is_full()
         server.loop.update(self._fileno, self)
+
+    def write_soon(self, data: Any) -> int:
+        """Queue output; waits while the client has too much to read already."""
+        length: int = super().write_soon(data)
+        self.written += length
+        return length
+
+    def begin_stream(self) -> None:
+        """From now on little is held for a client that reads too slowly, and one that vanished without a word is
+        noticed by what it does not acknowledge.
+        """
+        self.streams = True
+        self.adj = copy.copy(self.adj)
+        self.adj.outbuf_high_watermark = HELD_BYTES
+        milliseconds = int(self.server.limits.write_timeout * 1000)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+    @property
+    def held_up(self) -> bool:
+        """Whether it is a stream whose client does not read."""
+        return self.streams and self.output_since is not None and bool(self.total_outbufs_len)
 
     @property
     def idle(self) -> bool:
@@ -139,8 +169,9 @@ class Channel(HTTPChannel):
             if now >= (self.linger_until or 0.0):
                 self.handle_close()
         elif self.total_outbufs_len:
-            self.output_since = self.output_since or now
-            if now - self.output_since > limits.write_timeout:
+            if self.output_since is None or self.written - self.total_outbufs_len >= self._output_mark:
+                self.output_since, self._output_mark = now, self.written
+            elif now - self.output_since > limits.write_timeout:
                 self.logger.info("response not read within write_timeout; connection closed")
                 self.handle_close()
         else:

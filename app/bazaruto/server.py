@@ -301,9 +301,13 @@ class Server(TcpWSGIServer):
         return None
 
     def _close_idle(self, now: float) -> None:
-        """Close kept connections; one just opened has a moment to send its request and hear the refusal."""
+        """Close kept connections; one just opened has a moment to send its request and hear the refusal.
+
+        So does a stream whose client does not read: it will resume elsewhere.
+        """
         for channel in list(self.active_channels.values()):
-            if channel.idle and now - channel.idle_since > NEW_CONNECTION_SECONDS:
+            since = channel.output_since if channel.held_up else channel.idle_since if channel.idle else None
+            if since is not None and now - since > NEW_CONNECTION_SECONDS:
                 channel.handle_close()
 
 

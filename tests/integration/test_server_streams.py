@@ -15,14 +15,17 @@ from bazaruto.health import Health
 
 from .serving import closed_by_server, serving, wait_for
 
+PART = b"data: " + b"x" * 32 * 1024 + b"\n\n"
+
 
 class Streams:
-    """A route that says a number each tenth of a second, until its client leaves or it shall end."""
+    """/stream says a number each tenth of a second, until its client leaves or it shall end; /flood says all it can."""
 
     def __init__(self) -> None:
         self.running = threading.Semaphore(0)
         self.ended: list[str] = []
         self.health: Health | None = None
+        self.flooded = 0  # bytes given in /flood
 
     def add_routes(self, app: web.App) -> None:
         """Add /stream."""
@@ -32,6 +35,20 @@ class Streams:
             bottle.response.content_type = "text/event-stream"
             left = bottle.request.environ["waitress.client_disconnected"]
             return self._numbers(left)
+
+        @app.get("/flood")
+        def flood() -> Iterator[bytes]:
+            bottle.response.content_type = "text/event-stream"
+            return self._flood(bottle.request.environ["waitress.client_disconnected"])
+
+    def _flood(self, left: Callable[[], bool]) -> Iterator[bytes]:
+        self.running.release()
+        try:
+            while not left():
+                self.flooded += len(PART)
+                yield PART
+        finally:
+            self.ended.append(web.request_id())
 
     def _numbers(self, left: Callable[[], bool]) -> Iterator[bytes]:
         self.running.release()
@@ -88,3 +105,43 @@ def test_a_stop_ends_streams_through_on_drain(home: Path) -> None:
         assert closed_by_server(client, 3)
         running.thread.join(5)
         assert running.outcome == [0]
+
+
+FLOOD = b"GET /flood HTTP/1.1\r\nHost: test\r\n\r\n"
+
+
+def test_a_stream_whose_client_stops_reading_is_held_back_and_closed_at_write_timeout(home: Path) -> None:
+    streams = Streams()
+    with serving(home, add_routes=streams.add_routes, write_timeout=1.0) as running:
+        with running.connect(receive_buffer=4096) as client:
+            started = time.monotonic()
+            client.sendall(FLOOD)
+            wait_for(lambda: streams.ended)
+            assert 0.9 < time.monotonic() - started < 4
+            kernel = 8 * 1024 * 1024  # what socket buffers may hold
+            assert streams.flooded < kernel
+        wait_for(lambda: [line["path"] for line in running.access_lines()] == ["/flood"])
+
+
+def test_a_stream_whose_output_always_waits_lasts_while_its_client_reads_on(home: Path) -> None:
+    streams = Streams()
+    with serving(home, add_routes=streams.add_routes, write_timeout=0.6) as running:
+        with running.connect(receive_buffer=64 * 1024) as client:
+            client.sendall(FLOOD)
+            until = time.monotonic() + 3
+            while time.monotonic() < until:
+                assert client.recv(64 * 1024)
+                time.sleep(0.002)  # slower than the stream, which is held back
+            assert not streams.ended
+        wait_for(lambda: streams.ended)
+
+
+def test_a_stop_does_not_wait_for_a_stream_whose_client_does_not_read(home: Path) -> None:
+    streams = Streams()
+    with serving(home, add_routes=streams.add_routes, drain_timeout=10.0) as running, running.connect() as client:
+        client.sendall(FLOOD)
+        assert streams.running.acquire(timeout=5)
+        running.server.stop()
+        running.thread.join(5)
+        assert running.outcome == [0]
+        wait_for(lambda: streams.ended)
