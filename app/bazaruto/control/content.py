@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bazaruto import logs
+from bazaruto.config import Settings
 from bazaruto.control import catalog, checkout, content_files
 from bazaruto.control.content_files import LINK, ContentError, File, Fingerprint
 
@@ -74,6 +75,11 @@ class Content:
         self._seen: _Seen | None = None
         self._snapshots: dict[str, tuple[Snapshot, Fingerprint]] = {}
 
+    @classmethod
+    def of(cls, settings: Settings) -> Content:
+        """The content of this node."""
+        return cls(settings.content_directory, settings.home / "control" / "content")
+
     @property
     def source(self) -> Path:
         """Where people edit, and start playbooks by hand."""
@@ -90,12 +96,12 @@ class Content:
         with self._making:
             return self._look_again()
 
-    def latest(self) -> catalog.Catalogue | None:
-        """The newest catalogue that could be used, for what is only shown; None when there never was one."""
-        try:
-            return self.current().catalogue
-        except (catalog.CatalogueError, ContentError):
-            return self._seen.release.catalogue if self._seen else None
+    def operation(self, name: str) -> catalog.Operation | None:
+        """An operation as it was last known, for what is only shown; None when there is none."""
+        if self._seen is None:
+            with contextlib.suppress(catalog.CatalogueError, ContentError):
+                self.current()
+        return self._seen.release.catalogue.operations.get(name) if self._seen else None
 
     def at(self, digest: str) -> Snapshot:
         """The very content that a run was accepted with; made from the source where that is the same."""
@@ -110,8 +116,8 @@ class Content:
         except (catalog.CatalogueError, ContentError) as error:
             trouble = f"it cannot be used: {error}"
         raise UnknownContentError(
-            f"This node does not have the content {digest[:NAME_LENGTH]} that the run was accepted with ({trouble}): "
-            f"bring {self._source} to the same revision, or launch the operation again."
+            f"this node does not have the content {digest[:NAME_LENGTH]} that the run was accepted with ({trouble}): "
+            f"bring {self._source} to the same revision, or launch the operation again"
         )
 
     def _is_as_seen(self, seen: _Seen) -> bool:

@@ -21,7 +21,7 @@ KEPT = ("HOME", "SSH_AUTH_SOCK", "TMPDIR", "TZ", "USER", "LOGNAME")  # all that 
 
 
 class UnknownOperationError(Exception):
-    """The content of this node does not have the operation any more."""
+    """The content that a run was accepted with does not have its operation."""
 
 
 class AlreadyStartedError(Exception):
@@ -39,7 +39,7 @@ def prepare(
     """Make the directory of a claimed run."""
     operation = catalogue.operations.get(row["operation"])
     if operation is None:
-        raise UnknownOperationError(f"the catalogue has no operation {row['operation']} any more")
+        raise UnknownOperationError(f"its content has no operation {row['operation']}")
     directory = directory_of(settings, row["id"])
     spec = rundir.Spec(
         run=row["id"],
@@ -108,5 +108,6 @@ def environment(settings: Settings, catalogue: Catalogue, run: str) -> dict[str,
         "LC_ALL": "C.UTF-8",
         "BAZARUTO_HOME": str(settings.home),
         "BAZARUTO_RUN_ID": run,
+        "PYTHONDONTWRITEBYTECODE": "1",  # a run changes nothing in its snapshot of the content
         **({"ANSIBLE_CONFIG": str(configuration)} if configuration.is_file() else {}),
     }

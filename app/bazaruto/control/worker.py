@@ -23,6 +23,7 @@ from psycopg_pool import PoolTimeout
 from bazaruto import logs
 from bazaruto.config import DatabaseSettings, Settings
 from bazaruto.control import catalog, follow, journal, launch, observe, queue, rundir, runs, sealing
+from bazaruto.control.content import Content, ContentError, Snapshot, UnknownContentError
 from bazaruto.database import Connection, Pool, open_pool
 
 log = logs.get(__name__)
@@ -31,15 +32,23 @@ HEARTBEAT_SECONDS = 5.0  # between two signs of life, which people and health ch
 IDLE_SECONDS = 1.0  # between two looks for work that nobody woke us for
 ADOPT_SECONDS = 2.0  # between two looks for runs that nobody follows
 CONCURRENT_RUNS = 16  # supervisors of one worker; more runs stay queued
+CANNOT_START = (
+    OSError,
+    sealing.CannotUnsealError,
+    launch.UnknownOperationError,
+    UnknownContentError,
+    ContentError,
+    catalog.CatalogueError,
+)
 AWAY = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)  # the database is, for the moment
 
 
 class Worker:
     """One process' share of the work; any number of them may run."""
 
-    def __init__(self, settings: Settings, catalogue: catalog.Catalogue, pool: Pool) -> None:
+    def __init__(self, settings: Settings, content: Content, pool: Pool) -> None:
         self._settings = settings
-        self._catalogue = catalogue
+        self._content = content
         self._pool = pool
         self._seal = sealing.load(settings.home)
         self._node = node_name(settings.home)
@@ -165,12 +174,12 @@ class Worker:
                     prepared = self._prepare(row, connection)
                     if prepared is None:
                         return True
-                    directory, supervisor_lock = prepared
+                    directory, supervisor_lock, catalogue = prepared
                     undo.callback(os.close, supervisor_lock)
             except psycopg.errors.UniqueViolation:
                 return True  # another worker was faster; look again
             try:
-                child = launch.start(self._settings, self._catalogue, row["id"], directory, supervisor_lock)
+                child = launch.start(self._settings, catalogue, row["id"], directory, supervisor_lock)
             except OSError:
                 log.exception("supervisor could not be started; the run ends as interrupted", run=row["id"])
             else:
@@ -181,12 +190,15 @@ class Worker:
                 self._followers[row["id"]] = follower
         return True
 
-    def _prepare(self, row: Mapping[str, Any], connection: Connection) -> tuple[rundir.RunDirectory, int] | None:
-        """The claimed run's directory with its lock held; None when it cannot start, which ends it."""
+    def _prepare(
+        self, row: Mapping[str, Any], connection: Connection
+    ) -> tuple[rundir.RunDirectory, int, catalog.Catalogue] | None:
+        """The claimed run's directory with its lock held, and its content; None when it cannot start, which ends it."""
         run: str = row["id"]
         try:
             variables = self._seal.open(bytes(row["variables"] or b""))
-            directory = launch.prepare(self._settings, self._catalogue, row, variables)
+            catalogue = self._content_of(row).catalogue
+            directory = launch.prepare(self._settings, catalogue, row, variables)
             lock = rundir.try_lock(directory.supervisor_lock)
             if lock is None:
                 raise BlockingIOError(f"{directory.supervisor_lock} is held by another process")
@@ -194,14 +206,19 @@ class Worker:
             log.warn("run is followed, not started again", run=run, error=str(error))
             self._adopt_at = 0.0
             return None
-        except (OSError, sealing.CannotUnsealError, launch.UnknownOperationError) as error:
+        except CANNOT_START as error:
             log.exception("run could not be started", run=run, error=str(error))
             now = journal.utc()
             reason = f"It could not be started: {error}; nothing of it was done."
             runs.end(connection, run, rundir.Outcome("failed", now, now, events=0, error=reason))
             return None
         connection.execute(runs.SQL.forget_variables, {"id": run})
-        return directory, lock
+        return directory, lock, catalogue
+
+    def _content_of(self, row: Mapping[str, Any]) -> Snapshot:
+        """What the run was accepted with; what there is now for one that was accepted before that was recorded."""
+        digest = row["content_digest"]
+        return self._content.at(digest) if digest else self._content.current()
 
     def _say_away(self, error: Exception) -> None:
         if not self._away:
@@ -224,9 +241,8 @@ def main(settings: Settings) -> int:
     """Run a worker until SIGTERM or SIGINT."""
     logs.configure(settings, "control-worker")
     logging.getLogger("procrastinate").setLevel(logging.WARNING)  # a line for each time it wakes says nothing
-    catalogue = catalog.load(settings.content_directory)
     observe.refuse_without_tables(settings)
-    worker = Worker(settings, catalogue, _pool(settings))
+    worker = Worker(settings, Content.of(settings), _pool(settings))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
     threading.Thread(target=_listen, args=(settings.control_database_url, worker), daemon=True).start()
