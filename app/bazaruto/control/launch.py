@@ -13,7 +13,7 @@ from typing import Any
 
 from bazaruto import processes
 from bazaruto.config import Settings
-from bazaruto.control import journal, rundir
+from bazaruto.control import rundir
 from bazaruto.control.catalog import Catalogue
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -68,13 +68,13 @@ def prepare(
 
 
 def record_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The run's row as it lies in its directory: all of it but what is sealed, moments in UTC."""
+    """The run as it lies in its directory: all that is known of it but what is sealed, moments in UTC."""
     return {name: _plain(value) for name, value in row.items() if name != "variables"}
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime.datetime):
-        return journal.utc(value.isoformat())
+        return value.astimezone(datetime.UTC).isoformat()
     return value.isoformat() if isinstance(value, datetime.date) else value
 
 

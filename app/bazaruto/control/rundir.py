@@ -7,6 +7,7 @@ that it died. The lock is taken by the worker and handed over as an open file, s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -14,6 +15,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,15 @@ def try_lock(path: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+@contextlib.contextmanager
+def held(lock: int) -> Iterator[None]:
+    """Hold a lock that was taken, and give it back at the end."""
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def is_locked(path: Path) -> bool:

@@ -141,8 +141,8 @@ def accept(
             "host_limit": request.limit,
             "reason": request.reason,
             "timeout_seconds": operation.timeout_seconds,
-            "idle_timeout_seconds": None,
-            "tolerates": [],
+            "idle_timeout_seconds": operation.idle_timeout_seconds,
+            "tolerates": list(operation.tolerates),
             **dataclasses.asdict(origin),
         },
     ).fetchone()
@@ -151,17 +151,18 @@ def accept(
 
 
 def claim(connection: Connection[Any], node: str, environments: Sequence[str]) -> Mapping[str, Any] | None:
-    """Take the right to run the oldest run that may start in these environments (none named: in any); None when
-    there is none.
+    """Take the right to run the oldest run that may start in these environments (none named: in any): its row, and
+    its life so far as `changes`. None when there is none.
 
     The right is real when the caller's transaction commits. Raises UniqueViolation when another worker was faster.
     """
     row: Mapping[str, Any] | None = connection.execute(
         SQL.claim_run, {"node": node, "environments": list(environments)}
     ).fetchone()
-    if row is not None:
-        note(connection, row["id"], RunStatus.RUNNING, f"taken by node {node}")
-    return row
+    if row is None:
+        return None
+    note(connection, row["id"], RunStatus.RUNNING, f"taken by node {node}")
+    return {**row, "changes": [change.model_dump(mode="json") for change in changes(connection, row["id"])]}
 
 
 def mark_waiting(connection: Connection[Any]) -> None:

@@ -142,3 +142,17 @@ DELETE FROM workers WHERE id = %(id)s OR seen_at < clock_timestamp() - interval 
 SELECT count(*) AS workers, count(DISTINCT node) AS nodes,
        coalesce(extract(epoch FROM clock_timestamp() - min(seen_at)), 0) AS oldest_seen_seconds
 FROM workers WHERE seen_at > clock_timestamp() - interval '15 seconds';
+
+-- name: enter_run, again, from its directory; a retry of a run that is not known stands alone
+INSERT INTO runs (id, day, operation, environment, effect, exclusion, status, parameters, secret_variables, check_mode,
+                  diff, host_limit, reason, requested_by, node, timeout_seconds, idle_timeout_seconds, tolerates,
+                  created_at, started_at, finished_at, result, hosts, error, events, retry_of, revision, dirty,
+                  content_digest, left_running)
+VALUES (%(id)s, %(day)s, %(operation)s, %(environment)s, %(effect)s, %(exclusion)s, %(status)s, %(parameters)s,
+        %(secret_variables)s, %(check_mode)s, %(diff)s, %(host_limit)s, %(reason)s, %(requested_by)s, %(node)s,
+        %(timeout_seconds)s, %(idle_timeout_seconds)s, %(tolerates)s, %(created_at)s, %(started_at)s, %(finished_at)s,
+        %(result)s, %(hosts)s, %(error)s, %(events)s, (SELECT r.id FROM runs r WHERE r.id = %(retry_of)s),
+        %(revision)s, %(dirty)s, %(content_digest)s, %(left_running)s);
+
+-- name: enter_change, again, from its directory
+INSERT INTO run_changes (run, at, status, reason) VALUES (%(run)s, %(at)s, %(status)s, %(reason)s);

@@ -132,7 +132,17 @@ class ControlPlane:
 @pytest.fixture(scope="session")
 def control_plane(postgres_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """API and worker on a database of their own; shared, since every test launches runs of its own."""
-    home = tmp_path_factory.mktemp("control") / "a home"
+    yield from _started(postgres_cluster, tmp_path_factory.mktemp("control"))
+
+
+@pytest.fixture
+def control_plane_of_ones_own(postgres_cluster: Any, tmp_path: Path) -> Iterator[ControlPlane]:
+    """The same for one test, which may do to it what it likes."""
+    yield from _started(postgres_cluster, tmp_path)
+
+
+def _started(postgres_cluster: Any, directory: Path) -> Iterator[ControlPlane]:
+    home = directory / "a home"
     for part in ("log", "backups"):
         (home / part).mkdir(parents=True)
     with socket.create_server(("127.0.0.1", 0)) as free:

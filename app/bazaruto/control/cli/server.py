@@ -1,4 +1,4 @@
-"""`bazaruto serve`, `worker` and `migrate`: the control plane's own processes."""
+"""`bazaruto serve`, `worker`, `migrate` and `reindex`: the control plane's own processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bazaruto import config
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    for command in (serve, worker, migrate):
+    for command in (serve, worker, migrate, reindex):
         app.command(rich_help_panel="Processes")(command)
 
 
@@ -39,6 +39,15 @@ def migrate() -> None:
     with _refusals():
         for name in serving.migrate(_settings()):
             typer.echo(name)
+
+
+def reindex() -> None:
+    """Enter runs and events that the control database lost, from this node's run directories; a line for each."""
+    from bazaruto.control import reindex as entering
+
+    with _refusals():
+        for line in entering.reindex(_settings()):
+            typer.echo(line)
 
 
 @contextlib.contextmanager
