@@ -39,6 +39,16 @@ def query(model: type[M]) -> M:
         raise unprocessable(error) from None
 
 
+def headers(model: type[M]) -> M:
+    """The request's headers that this model names by its fields' aliases, or a Problem: 422 for wrong ones."""
+    names = [field.alias or name for name, field in model.model_fields.items()]
+    given = {name: value for name in names if (value := bottle.request.headers.get(name))}
+    try:
+        return model.model_validate_strings(given)
+    except ValidationError as error:
+        raise unprocessable(error) from None
+
+
 def unprocessable(error: ValidationError) -> Problem:
     """422 with each wrong field by name; never with the value, which may be a secret."""
     return Problem(422, "Wrong input", "Some fields are wrong.", errors=[_field_error(e) for e in error.errors()])

@@ -19,7 +19,7 @@ from bazaruto.config import Settings
 from bazaruto.database import WritesHeld
 from bazaruto.logs import Served
 from bazaruto.metrics import UNMATCHED, Metrics
-from bazaruto.payloads import decode_cursor, encode_cursor, json_body, page, query
+from bazaruto.payloads import decode_cursor, encode_cursor, headers, json_body, page, query
 from bazaruto.problems import FieldError, Problem
 from bazaruto.request_ids import accepted
 
@@ -31,6 +31,7 @@ __all__ = [
     "decode_cursor",
     "encode_cursor",
     "from_this_machine",
+    "headers",
     "json_body",
     "page",
     "query",

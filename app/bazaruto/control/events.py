@@ -11,6 +11,7 @@ from psycopg import Connection
 from bazaruto.database import statements
 
 SQL = statements(__package__, "events.sql")
+LOOK_EVENTS, LOOK_CHARACTERS = 1000, 1024 * 1024  # that a stream takes at once; the last may go beyond
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,12 @@ def store(connection: Connection[Any], day: datetime.date, run: str, batch: list
     with connection.cursor() as cursor, cursor.copy(SQL.copy_events) as copy:
         for seq, line in batch:
             copy.write_row((day, run, seq, line))
+    announce(connection, run)
+
+
+def announce(connection: Connection[Any], run: str) -> None:
+    """Wake whoever watches this run, when the caller's transaction is committed."""
+    connection.execute(SQL.notify, {"run": run})
 
 
 def page(connection: Connection[Any], day: datetime.date, run: str, after: int, limit: int) -> EventPage:
@@ -45,3 +52,9 @@ def page(connection: Connection[Any], day: datetime.date, run: str, after: int, 
     values = {"day": day, "run": run, "after": after, "limit": limit}
     rows = connection.execute(SQL.page_of_events, values).fetchall()
     return EventPage(bodies=[row["body"] for row in rows], next=rows[-1]["seq"] if rows else after)
+
+
+def to_stream(connection: Connection[Any], day: datetime.date, run: str, after: int) -> list[tuple[int, str]]:
+    """The next (seq, JSON text) pairs: not more than a process can hold for each of its streams."""
+    values = {"day": day, "run": run, "after": after, "limit": LOOK_EVENTS, "characters": LOOK_CHARACTERS}
+    return [(row["seq"], row["body"]) for row in connection.execute(SQL.events_to_stream, values)]

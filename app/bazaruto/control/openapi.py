@@ -46,9 +46,11 @@ class Endpoint:
     status: int = 200
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
+    headers: type[BaseModel] | None = None  # of the request; each field's alias is the header's name
     errors: tuple[int, ...] = ()
     public: bool = False  # needs no token
     media: str = "application/json"  # of the answer
+    also: tuple[str, ...] = ()  # other media types it can be asked for, which are texts
 
     @property
     def route(self) -> str:
@@ -83,7 +85,11 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
         "operationId": _identifier(endpoint),
-        "parameters": [*_path_parameters(endpoint), *_query_parameters(endpoint)],
+        "parameters": [
+            *_path_parameters(endpoint),
+            *_parameters("query", endpoint.query),
+            *_parameters("header", endpoint.headers),
+        ],
         "responses": _responses(endpoint),
     }
     if endpoint.body:
@@ -100,7 +106,10 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
     return {
         str(endpoint.status): {
             "description": HTTPStatus(endpoint.status).phrase,
-            "content": {endpoint.media: {"schema": _answer_schema(endpoint)}},
+            "content": {
+                endpoint.media: {"schema": _answer_schema(endpoint)},
+                **{media: {"schema": {"type": "string"}} for media in endpoint.also},
+            },
         },
         **{str(status): {"description": HTTPStatus(status).phrase, "content": problem} for status in errors},
         "default": {"description": "Any other error", "content": problem},
@@ -125,15 +134,15 @@ def _path_parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
     return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
 
 
-def _query_parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
-    if endpoint.query is None:
+def _parameters(place: str, model: type[BaseModel] | None) -> list[dict[str, Any]]:
+    if model is None:
         return []
-    schema = endpoint.query.model_json_schema()
+    schema = model.model_json_schema()
     kinds = schema.get("$defs", {})
     parameters = []
     for name, field in schema["properties"].items():
         shape = {key: value for key, value in field.items() if key not in ("title", "description")}
-        parameter = {"name": name, "in": "query", "required": False, "schema": _inlined(shape, kinds)}
+        parameter = {"name": name, "in": place, "required": False, "schema": _inlined(shape, kinds)}
         parameters.append({**parameter, **({"description": field["description"]} if "description" in field else {})})
     return parameters
 
