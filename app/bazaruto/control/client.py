@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from bazaruto.config import Settings
 
 PAGE = 1000  # events asked for at once
 SOON_SECONDS, LATER_SECONDS = 0.1, 0.5  # between two looks at a run: while something happens, and while nothing does
+STREAM_AGAIN_SECONDS = 2.0  # after a stream was refused or broke off; until then there are pages
 PATIENCE_SECONDS = 20.0  # how long a control plane that is away is waited for while a run is followed
 TERMINAL = frozenset({"succeeded", "failed", "canceled", "timed_out", "interrupted", "rejected"})
 
@@ -33,6 +34,14 @@ class Step:
 
     run: dict[str, Any]
     events: list[dict[str, Any]]
+
+    @property
+    def ended(self) -> bool:
+        return self.run["status"] in TERMINAL
+
+    @property
+    def last_seq(self) -> int | None:
+        return self.events[-1]["seq"] if self.events else None
 
 
 class Client:
@@ -71,38 +80,86 @@ class Client:
     def follow(self, run: str, after: int = 0) -> Iterator[Step]:
         """What happens in a run, until it has ended and every event was given.
 
-        A control plane that restarts meanwhile is waited for.
+        What is there already is read in pages, what comes is heard from the stream; where the stream breaks off, or
+        there is no room for it, pages go on. A control plane that restarts meanwhile is waited for.
         """
-        pause, patient_until = SOON_SECONDS, time.monotonic() + PATIENCE_SECONDS
+        pause, patient_until, stream_from = SOON_SECONDS, time.monotonic() + PATIENCE_SECONDS, 0.0
         while True:
             try:
-                now = self.get(f"/api/v1/runs/{run}")  # before its events: those of an ended run are complete
-                new = self.events(run, after)
+                step = self._page(run, after)
             except UnreachableError:
                 if time.monotonic() > patient_until:
                     raise
                 time.sleep(LATER_SECONDS)
                 continue
             patient_until = time.monotonic() + PATIENCE_SECONDS
-            after = new["next"]
-            yield Step(now, new["events"])
-            if now["status"] in TERMINAL and not new["events"]:
+            yield step
+            after = step.last_seq or after
+            if step.ended and not step.events:
                 return
-            pause = SOON_SECONDS if new["events"] else min(LATER_SECONDS, pause * 1.3)
-            if len(new["events"]) < PAGE and now["status"] not in TERMINAL:
-                time.sleep(pause)
+            pause = SOON_SECONDS if step.events else min(LATER_SECONDS, pause * 1.3)
+            if step.ended or len(step.events) == PAGE:
+                continue
+            if time.monotonic() >= stream_from:
+                for heard in self._stream(step.run, after):
+                    yield heard
+                    after = heard.last_seq or after
+                    if heard.ended:
+                        return
+                stream_from = time.monotonic() + STREAM_AGAIN_SECONDS
+                patient_until = time.monotonic() + PATIENCE_SECONDS
+            time.sleep(pause)
+
+    def stdout(self, run: str, offset: int = 0) -> Iterator[bytes]:
+        """What Ansible has printed in a run until now, from a byte on, in parts; goes on where it was cut off."""
+        patient_until = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                with self._http.stream("GET", f"/api/v1/runs/{run}/stdout", params={"offset": offset}) as answer:
+                    self._check(answer)
+                    for part in answer.iter_bytes():
+                        offset += len(part)
+                        yield part
+                    return
+            except (UnreachableError, httpx.TransportError) as error:
+                if time.monotonic() > patient_until:
+                    raise error if isinstance(error, UnreachableError) else self._silent(error) from error
+                time.sleep(LATER_SECONDS)
+
+    def _page(self, run: str, after: int) -> Step:
+        now = self.get(f"/api/v1/runs/{run}")  # before its events: those of an ended run are complete
+        return Step(now, self.events(run, after)["events"])
+
+    def _stream(self, run: dict[str, Any], after: int) -> Iterator[Step]:
+        """What the run's stream says, as long as it lasts: the run's end comes after its last event."""
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+        try:
+            with self._http.stream("GET", f"/api/v1/runs/{run['id']}/events", headers=headers) as answer:
+                for messages in _messages(answer.iter_bytes()) if answer.is_success else ():
+                    run = next((value for kind, value in reversed(messages) if kind != "event"), run)
+                    yield Step(run, [value for kind, value in messages if kind == "event"])
+        except httpx.TransportError:
+            return  # the pages, asked next, say whether anything is wrong
 
     def _ask(self, method: str, path: str, **content: Any) -> dict[str, Any]:
         try:
             answer = self._http.request(method, path, **content)
         except httpx.TransportError as error:
-            raise UnreachableError(f"The control plane at {self.url} does not answer ({error}).") from error
+            raise self._silent(error) from error
+        self._check(answer)
+        value: dict[str, Any] = answer.json()
+        return value
+
+    def _check(self, answer: httpx.Response) -> None:
+        if answer.is_error:
+            answer.read()
         if answer.is_server_error:
             raise UnreachableError(f"The control plane at {self.url} cannot answer: {_sentence(answer)}")
         if answer.is_error:
             raise RefusedError(_sentence(answer))
-        value: dict[str, Any] = answer.json()
-        return value
+
+    def _silent(self, error: Exception) -> UnreachableError:
+        return UnreachableError(f"The control plane at {self.url} does not answer ({error}).")
 
 
 def connect(settings: Settings) -> Client:
@@ -132,6 +189,16 @@ def _host(host: str) -> str:
     if host in ("0.0.0.0", "::"):  # noqa: S104 - it listens everywhere: here too
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host
+
+
+def _messages(parts: Iterable[bytes]) -> Iterator[list[tuple[str, Any]]]:
+    """Server-sent events as (event, value), those that arrive together in one list; a heartbeat is an empty one."""
+    rest = b""
+    for part in parts:
+        *blocks, rest = (rest + part).split(b"\n\n")
+        if blocks:
+            fields = [dict(line.split(b": ", 1) for line in block.split(b"\n")) for block in blocks]
+            yield [(each[b"event"].decode(), json.loads(each[b"data"])) for each in fields if b"data" in each]
 
 
 def _sentence(answer: httpx.Response) -> str:
