@@ -14,11 +14,13 @@ from pydantic import BaseModel, Field, JsonValue, RootModel
 
 from bazaruto import probes, web
 from bazaruto.config import Settings
-from bazaruto.control import access, backups, events, queue, requests, runs
-from bazaruto.control.catalog import Catalogue, Operation
+from bazaruto.control import access, backups, events, idempotency, launch, output, queue, requests, runs, targets
+from bazaruto.control.acceptance import Acceptance
+from bazaruto.control.catalog import Catalogue, CatalogueError, Operation
+from bazaruto.control.content import ContentError
 from bazaruto.control.openapi import Endpoint, document
-from bazaruto.control.sealing import Seal
-from bazaruto.database import Pool
+from bazaruto.control.streams import MEDIA, Lasting, Reader, Streams, asked_for
+from bazaruto.database import Connection, Pool
 from bazaruto.health import Health
 from bazaruto.metrics import Metrics
 from bazaruto.problems import FieldError, Problem
@@ -45,7 +47,21 @@ class EventQuery(BaseModel):
     """Which events to give."""
 
     after: int = Field(default=0, ge=0, le=2**31 - 1, description="the sequence number before the first")
-    limit: int = Field(default=500, ge=1, le=5000)
+    limit: int = Field(default=500, ge=1, le=5000, description="of a page; a stream gives all")
+
+
+class ResumeHeader(BaseModel):
+    """What a client of server-sent events sends when it comes back."""
+
+    last_event_id: int | None = Field(
+        default=None, alias="Last-Event-ID", ge=0, le=2**31 - 1, description="the last `id` seen; goes before `after`"
+    )
+
+
+class OutputQuery(BaseModel):
+    """From where to read."""
+
+    offset: int = Field(default=0, ge=0, le=2**63 - 1, description="the byte to begin with")
 
 
 class OperationSummary(BaseModel):
@@ -80,6 +96,7 @@ class Events(BaseModel):
 
 
 RUNS, RUN = "/api/v1/runs", "/api/v1/runs/{id}"
+TEXT = "text/plain; charset=utf-8"
 ENDPOINTS = (
     Endpoint("GET", "/livez", "Whether the process lives", None, public=True),
     Endpoint("GET", "/readyz", "Whether it can serve", None, errors=(503,), public=True),
@@ -92,9 +109,18 @@ ENDPOINTS = (
     Endpoint("GET", "/api/v1/environments", "Where it can be launched", EnvironmentAnswer, listed=True),
     Endpoint("GET", RUNS, "Runs, newest first", runs.Run, listed=True, query=RunQuery, errors=(400, 422)),
     Endpoint("POST", RUNS, "Launch an operation", runs.Run, status=202, body=requests.LaunchRequest,
-             errors=(400, 413, 415, 422)),
+             headers=idempotency.KeyHeader, errors=(400, 413, 415, 422)),
     Endpoint("GET", RUN, "One run and its life", runs.RunDetails, errors=(404,)),
-    Endpoint("GET", f"{RUN}/events", "Its events", Events, query=EventQuery, errors=(400, 404, 422)),
+    Endpoint("GET", f"{RUN}/events", "Its events: a page, or as they come", Events, also=(MEDIA,),
+             query=EventQuery, headers=ResumeHeader, errors=(400, 404, 422)),
+    Endpoint("GET", f"{RUN}/stdout", "What Ansible printed", None, media=TEXT, query=OutputQuery,
+             errors=(400, 404, 422)),
+    Endpoint("POST", f"{RUN}/cancel", "Cancel a run", runs.Run, status=202, body=requests.CancelRequest,
+             errors=(400, 404, 409, 413, 415, 422)),
+    Endpoint("POST", f"{RUN}/retry", "Run it again on the hosts that failed", runs.Run, status=202,
+             body=requests.RetryRequest, headers=idempotency.KeyHeader, errors=(400, 404, 409, 413, 415, 422)),
+    Endpoint("POST", f"{RUN}/waive", "Go on although hosts may still be at work for it", runs.Run,
+             body=requests.WaiveRequest, errors=(400, 404, 409, 413, 415, 422)),
     Endpoint("GET", "/api/v1/backups", "Backups, newest first", backups.Backup, listed=True, query=ListQuery,
              errors=(400, 422)),
 )  # fmt: skip
@@ -105,12 +131,12 @@ class Api:
     """The handlers and what they need."""
 
     settings: Settings
-    catalogue: Catalogue
+    acceptance: Acceptance
     pool: Pool
-    seal: Seal
     jobs: procrastinate.App
     health: Health
     metrics: Metrics
+    streams: Streams
 
     def application(self) -> web.App:
         """A WSGI application that answers every endpoint."""
@@ -125,6 +151,10 @@ class Api:
             ("POST", RUNS): self.launch,
             ("GET", RUN): self.show_run,
             ("GET", f"{RUN}/events"): self.list_events,
+            ("GET", f"{RUN}/stdout"): self.show_output,
+            ("POST", f"{RUN}/cancel"): self.cancel,
+            ("POST", f"{RUN}/retry"): self.retry,
+            ("POST", f"{RUN}/waive"): self.waive,
             ("GET", "/api/v1/backups"): self.list_backups,
         }
         for endpoint in ENDPOINTS:
@@ -134,10 +164,10 @@ class Api:
         return app
 
     def list_operations(self) -> dict[str, Any]:
-        return web.page([_summary(each) for each in self.catalogue.operations.values()], None)
+        return web.page([_summary(each) for each in self._catalogue().operations.values()], None)
 
     def show_operation(self, name: str) -> OperationDetails:
-        operation = self.catalogue.operations.get(name)
+        operation = self._catalogue().operations.get(name)
         if operation is None:
             raise Problem(404, detail="There is no such operation.")
         return OperationDetails(
@@ -148,22 +178,65 @@ class Api:
         )
 
     def list_environments(self) -> dict[str, Any]:
-        return web.page([EnvironmentAnswer(name=name) for name in self.catalogue.environments()], None)
+        return web.page([EnvironmentAnswer(name=name) for name in self._catalogue().environments()], None)
 
     def launch(self) -> runs.Run:
         """Accept a run: checked as a whole, durable, and a worker woken in the same transaction."""
-        values = web.json_body(AnyObject).root
+        return self._accept(web.json_body(AnyObject).root)
+
+    def _accept(self, values: Mapping[str, Any], retry_of: str | None = None) -> runs.Run:
+        key = bottle.request.environ.get("HTTP_IDEMPOTENCY_KEY")
         try:
-            operation, request = requests.check_request(self.catalogue, values)
+            accepted = self.acceptance.launch(values, _identity().name, key, retry_of)
         except requests.RefusedRequest as error:
-            errors = [FieldError(*each) for each in error.errors]
-            raise Problem(422, "Wrong input", "Nothing was started.", errors=errors) from error
-        with self.pool.connection() as connection:
-            run = runs.accept(connection, self.seal, operation, request, runs.Origin(_identity().name))
-            queue.wake(self.jobs, connection)
+            raise _refused(error.errors) from error
+        except idempotency.WrongKey as error:
+            raise _refused([(idempotency.HEADER, str(error))]) from error
+        except targets.TargetsUnknown as error:
+            raise Problem(503, detail=f"{error} Nothing was started.", headers={"Retry-After": "5"}) from error
         bottle.response.status = 202
-        bottle.response.set_header("Location", f"{RUNS}/{run.id}")
+        bottle.response.set_header("Location", f"{RUNS}/{accepted.run.id}")
+        if accepted.replayed:
+            bottle.response.set_header(idempotency.REPLAYED, "true")
+        return accepted.run
+
+    def retry(self, id: str) -> runs.Run:
+        """Launch the same again, for the hosts that failed."""
+        wanted = web.json_body(requests.RetryRequest)
+        with self.pool.connection() as connection:
+            before = runs.of_row(self._row(connection, id))
+        try:
+            values = runs.once_more(before, wanted)
+        except runs.ClashError as error:
+            raise Problem(409, detail=str(error)) from error
+        return self._accept(values, retry_of=id)
+
+    def cancel(self, id: str) -> runs.Run:
+        """End a run: at once when it has not started, else a worker is woken to end it."""
+        wanted = web.json_body(requests.CancelRequest)
+
+        def decide(connection: Connection) -> None:
+            runs.cancel(connection, id, _identity().name, wanted.reason)
+            queue.wake(self.jobs, connection)
+
+        run = self._decide(id, decide)
+        bottle.response.status = 202
         return run
+
+    def waive(self, id: str) -> runs.Run:
+        """Let changes start although a run may have left something running."""
+        wanted = web.json_body(requests.WaiveRequest)
+        return self._decide(id, lambda connection: runs.waive(connection, id, _identity().name, wanted.reason))
+
+    def _decide(self, id: str, decide: Callable[[Connection], None]) -> runs.Run:
+        """Somebody's decision on a run, and the run after it."""
+        with self.pool.connection() as connection:
+            self._row(connection, id)
+            try:
+                decide(connection)
+            except runs.ClashError as error:
+                raise Problem(409, detail=str(error)) from error
+            return runs.of_row(self._row(connection, id))
 
     def list_runs(self) -> dict[str, Any]:
         wanted = web.query(RunQuery)
@@ -178,16 +251,46 @@ class Api:
         with self.pool.connection() as connection:
             row = self._row(connection, id)
             life = runs.changes(connection, id)
-        return runs.details_of_row(row, life, self.catalogue.operations.get(row["operation"]))
+        return runs.details_of_row(row, life, self.acceptance.content.operation(row["operation"]))
 
-    def list_events(self, id: str) -> bytes:
-        """A page of events, their texts passed on as they are stored."""
+    def list_events(self, id: str) -> bytes | Lasting:
+        """A page of events, their texts passed on as they are stored; or all, as they come."""
         wanted = web.query(EventQuery)
+        if asked_for(bottle.request.headers.get("Accept", "")):
+            return self._stream_events(id, wanted.after)
         with self.pool.connection() as connection:
             day: datetime.date = self._row(connection, id)["day"]
             page = events.page(connection, day, id, wanted.after, wanted.limit)
         bottle.response.content_type = "application/json"
         return f'{{"events":[{",".join(page.bodies)}],"next":{json.dumps(page.next)}}}'.encode()
+
+    def _stream_events(self, run: str, after: int) -> Lasting:
+        seen = web.headers(ResumeHeader).last_event_id
+        with self.pool.connection() as connection:
+            self._row(connection, run)
+        asked = bottle.request
+        reader = Reader(asked.headers["Authorization"], asked.environ["waitress.client_disconnected"])
+        answer = self.streams.open(run, after if seen is None else seen, reader)
+        bottle.response.content_type = MEDIA
+        bottle.response.set_header("Cache-Control", "no-store")
+        bottle.response.set_header("X-Accel-Buffering", "no")  # a proxy passes each part on at once
+        return answer
+
+    def show_output(self, id: str) -> bytes | Lasting:
+        """What Ansible printed until now, from a byte on; what is long holds a slot as streams do."""
+        wanted = web.query(OutputQuery)
+        with self.pool.connection() as connection:
+            ran_on = self._row(connection, id)["node"]
+        path = launch.directory_of(self.settings, id).output_file
+        try:
+            found = output.find(path, wanted.offset, ran_on, self.settings.home)
+        except output.NotHereError as error:
+            raise Problem(404, detail=str(error)) from error
+        bottle.response.content_type = TEXT
+        bottle.response.set_header("Content-Length", str(found.length))
+        if found.short:
+            return b"".join(found.parts())
+        return Lasting(found.parts(), self.streams.slots.take())
 
     def list_backups(self) -> dict[str, Any]:
         wanted = web.query(ListQuery)
@@ -197,6 +300,9 @@ class Api:
         except backups.StorageUnreadableError as error:
             raise Problem(503, detail=str(error)) from error
         return web.page(found, web.encode_cursor(last) if last else None)
+
+    def _catalogue(self) -> Catalogue:
+        return self.acceptance.content.current().catalogue
 
     def _row(self, connection: Any, run: str) -> Mapping[str, Any]:
         row = runs.find(connection, run)
@@ -218,9 +324,16 @@ class Api:
                 raise Problem(401, detail=detail, headers=challenge)
             bottle.request.environ["bazaruto.identity"] = identity
             web.set_user(identity.name)
-            return handler(**names)
+            try:
+                return handler(**names)
+            except (CatalogueError, ContentError) as error:
+                raise Problem(503, "The content cannot be used", str(error)) from error
 
         return answer
+
+
+def _refused(errors: list[tuple[str, str]]) -> Problem:
+    return Problem(422, "Wrong input", "Nothing was started.", errors=[FieldError(*each) for each in errors])
 
 
 def _identity() -> access.Identity:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from psycopg import Connection
+from pydantic import BaseModel, Field
 
 from bazaruto.control.sealing import Seal
 from bazaruto.database import statements
@@ -21,6 +22,17 @@ HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"  # header of an answer that launched nothing
 KEY = re.compile(r"[\x20-\x7e]{1,255}")
 KEPT_SECONDS = 48 * 3600.0  # promised are 24 h
+
+
+class KeyHeader(BaseModel):
+    """What makes a launch safe to be sent again."""
+
+    idempotency_key: str | None = Field(
+        default=None,
+        alias=HEADER,
+        pattern=f"^{KEY.pattern}$",
+        description="of a launch: sent again with the same body, it is the same run; with another body it is refused",
+    )
 
 
 class WrongKey(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,8 +12,11 @@ from pydantic_core import ErrorDetails
 
 from bazaruto.control.catalog import Catalogue, Effect, Operation, WrongParameters
 
-LIMIT_PATTERN = r"^[A-Za-z0-9_*!\[][A-Za-z0-9_.:,*!&\[\]-]*$"  # no option, no @file
+LIMIT_PATTERN = r"^[A-Za-z0-9_*?!&\[][A-Za-z0-9_.:,*?!&\[\]-]*$"  # no option, no @file
 LONGEST_FIELD = 200  # characters of a wrong field's name that an answer repeats
+
+# What is wrong with a limit of an operation in an environment: a field and why; None when it leaves some host.
+LimitCheck = Callable[[Operation, str, str], tuple[str, str] | None]
 
 
 class LaunchRequest(BaseModel):
@@ -69,7 +72,9 @@ class RefusedRequest(Exception):
         self.errors = errors
 
 
-def check_request(catalogue: Catalogue, values: Mapping[str, Any]) -> tuple[Operation, LaunchRequest]:
+def check_request(
+    catalogue: Catalogue, values: Mapping[str, Any], limits: LimitCheck
+) -> tuple[Operation, LaunchRequest]:
     """What is asked for, by whatever client; raises RefusedRequest naming every wrong field at once."""
     errors: list[tuple[str, str]] = []
     request = None
@@ -82,12 +87,14 @@ def check_request(catalogue: Catalogue, values: Mapping[str, Any]) -> tuple[Oper
     operation = catalogue.operations.get(well_formed.get("operation", ""))
     if operation is None and "operation" in well_formed:
         errors.append(("operation", "there is no such operation; `bazaruto operations` lists them"))
-    environment = well_formed.get("environment")
-    if environment is not None and environment not in catalogue.environments():
-        known = ", ".join(catalogue.environments()) or "none"
-        errors.append(("environment", f"there is no such environment; there are: {known}"))
+    environment, limit = well_formed.get("environment"), well_formed.get("limit")
+    known = catalogue.environments()
+    if environment is not None and environment not in known:
+        errors.append(("environment", f"there is no such environment; there are: {', '.join(known) or 'none'}"))
     if operation is not None:
         errors += _operation_errors(operation, well_formed, malformed)
+        wrong = limits(operation, environment, limit) if limit is not None and environment in known else None
+        errors += [wrong] if wrong else []
     if errors or operation is None or request is None:
         raise RefusedRequest(errors)
     return operation, request

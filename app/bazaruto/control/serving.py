@@ -8,7 +8,11 @@ import psycopg
 from bazaruto import database, logs, probes, server
 from bazaruto.config import DatabaseSettings, Settings
 from bazaruto.control import access, catalog, observe, queue, sealing
+from bazaruto.control.acceptance import Acceptance
 from bazaruto.control.api import Api
+from bazaruto.control.content import Content, ContentError
+from bazaruto.control.feed import Feed
+from bazaruto.control.streams import Streams
 from bazaruto.metrics import Metrics
 
 log = logs.get(__name__)
@@ -17,30 +21,37 @@ log = logs.get(__name__)
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM; returns the exit status."""
     logs.configure(settings, "control")
-    catalogue = catalog.load(settings.content_directory)
     observe.refuse_without_tables(settings)
     pool = database.open_pool(settings.control_database_url, _small(settings.db), "bazaruto-control")
     metrics = Metrics()
     metrics.watch_database(pool)
     metrics.add_collector(observe.RunCollector(settings, pool))
     health = observe.health(settings, pool)
-    connector = procrastinate.SyncPsycopgConnector()
+    jobs = queue.application(procrastinate.SyncPsycopgConnector()).open(pool)
+    acceptance = Acceptance(settings, pool, sealing.load(settings.home), jobs)
+    _say_what_is_wrong_with(acceptance.content)
+    streams = Streams(pool, Feed(settings.control_database_url), acceptance.content, settings.server.threads // 2)
     api = Api(
         settings=settings,
-        catalogue=catalogue,
+        acceptance=acceptance,
         pool=pool,
-        seal=sealing.load(settings.home),
-        jobs=queue.application(connector).open(pool),
+        jobs=jobs,
         health=health,
         metrics=metrics,
+        streams=streams,
     )
+
+    def drain() -> None:
+        health.draining.set()
+        streams.end()
+
     return server.serve(
         api.application(),
         host=settings.control_host,
         port=settings.control_port,
         limits=settings.server,
         probe_paths=probes.PATHS,
-        on_drain=health.draining.set,
+        on_drain=drain,
     )
 
 
@@ -50,6 +61,14 @@ def migrate(settings: Settings) -> list[str]:
     with psycopg.connect(settings.control_database_url, row_factory=psycopg.rows.dict_row) as connection:
         path = access.ensure_admin_token(connection, settings.home)
     return [*applied, *([f"wrote {path}"] if path else [])]
+
+
+def _say_what_is_wrong_with(content: Content) -> None:
+    """Content that cannot be launched keeps nobody from looking at runs, or from ending them."""
+    try:
+        content.current()
+    except (catalog.CatalogueError, ContentError) as error:
+        log.warn("the content cannot be used: every launch is refused until it is mended", error=str(error))
 
 
 def _small(settings: DatabaseSettings) -> DatabaseSettings:

@@ -1,0 +1,89 @@
+"""Accepts launches: checked as a whole against the content of this moment, then durable, and a worker woken."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import procrastinate
+
+from bazaruto.config import Settings
+from bazaruto.control import idempotency, queue, requests, runs
+from bazaruto.control.catalog import Operation
+from bazaruto.control.content import Content, Release
+from bazaruto.control.sealing import Seal
+from bazaruto.control.targets import BrokenInventory, Targets, UnmatchedLimit
+from bazaruto.database import Connection, Pool
+
+
+@dataclasses.dataclass(frozen=True)
+class Accepted:
+    """The run of a launch."""
+
+    run: runs.Run
+    replayed: bool  # it was launched before, with the same key
+
+
+class Acceptance:
+    """Where launches come in. May be shared by threads."""
+
+    def __init__(self, settings: Settings, pool: Pool, seal: Seal, jobs: procrastinate.App) -> None:
+        self.content = Content.of(settings)
+        self._targets = Targets(settings.home)
+        self._pool = pool
+        self._seal = seal
+        self._jobs = jobs
+
+    def launch(
+        self, values: Mapping[str, Any], requested_by: str, key: str | None = None, retry_of: str | None = None
+    ) -> Accepted:
+        """The run of what is asked for: a new one, or that of the same launch before.
+
+        Raises WrongKey, RefusedRequest, CatalogueError, ContentError or TargetsUnknown; then nothing was started.
+        """
+        asked = {"retry_of": retry_of, "launch": values}
+        keyed = idempotency.launch_of(key, self._seal, requested_by, asked)
+        if keyed and (earlier := self._earlier(keyed)):
+            return earlier
+        release = self.content.current()
+        operation, request = requests.check_request(release.catalogue, values, self._limits(release))
+        origin = runs.Origin(requested_by, retry_of, release.revision, release.dirty, release.digest)
+        try:
+            with self._pool.connection() as connection:
+                run = self._accept(connection, operation, request, origin)
+                if keyed:
+                    keyed.keep(connection, run.id)
+        except idempotency.AlreadyLaunched:
+            earlier = self._earlier(keyed) if keyed else None
+            if earlier is None:
+                raise
+            return earlier
+        return Accepted(run, replayed=False)
+
+    def _accept(
+        self, connection: Connection, operation: Operation, request: requests.LaunchRequest, origin: runs.Origin
+    ) -> runs.Run:
+        run = runs.accept(connection, self._seal, operation, request, origin)
+        queue.wake(self._jobs, connection)
+        return run
+
+    def _earlier(self, keyed: idempotency.Launch) -> Accepted | None:
+        with self._pool.connection() as connection:
+            run = keyed.earlier(connection)
+            row = runs.find(connection, run) if run else None
+        return Accepted(runs.of_row(row), replayed=True) if row else None
+
+    def _limits(self, release: Release) -> requests.LimitCheck:
+        """What is wrong with a limit, by field."""
+
+        def wrong(operation: Operation, environment: str, limit: str) -> tuple[str, str] | None:
+            try:
+                self._targets.hosts(release, operation.name, environment, limit)
+            except UnmatchedLimit as error:
+                return "limit", str(error)
+            except BrokenInventory as error:
+                return "environment", str(error)
+            return None
+
+        return wrong
