@@ -24,7 +24,8 @@ import psycopg
 import pytest
 
 from bazaruto import config, database, web
-from bazaruto.control import catalog, client, events, feed, journal, rundir, streams
+from bazaruto.control import client, events, feed, journal, rundir, streams
+from bazaruto.control.content import Content
 
 from ..serving import json_lines, serving, wait_for
 from .conftest import CONTENT, ControlPlane
@@ -392,9 +393,9 @@ def quick_streams(plane: Plane) -> Iterator[streams.Streams]:
     """Streams of this process, which look at everything more often than people need."""
     settings = config.DatabaseSettings(min_connections=1, max_connections=4)
     with database.open_pool(plane.database_url, settings, "test") as pool:
-        catalogue = catalog.load(CONTENT)
+        shown = Content(CONTENT, plane.home / "control" / "content")
         listener = feed.Feed(plane.database_url)
-        yield streams.Streams(pool, listener, catalogue, ROOM, heartbeat_seconds=0.3, access_seconds=0.3)
+        yield streams.Streams(pool, listener, shown, ROOM, heartbeat_seconds=0.3, access_seconds=0.3)
 
 
 def _route(made: streams.Streams) -> Callable[[web.App], None]:
