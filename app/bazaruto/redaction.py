@@ -22,6 +22,15 @@ _SHAPES = (
         rf"\1{HIDDEN}",
     ),
 )
+_OUTPUT_SHAPES = (  # those that ordinary output never has, each with words without which it is not there
+    (("bz_", "bzr_", "whsec_"), *_SHAPES[0]),
+    (("://",), re.compile(r"""(://[^\s:/@"'<>]*):[^\s/"'<>]+@"""), rf"\1:{HIDDEN}@"),
+    (
+        ("earer", "EARER", "asic", "ASIC"),
+        re.compile(r"(?i)\b(bearer|authorization[\"'\\]*\s*[=:]\s*[\"'\\]*basic)\s+[a-z0-9._~+/-]{12,}=*"),
+        rf"\1 {HIDDEN}",
+    ),
+)
 _MAY_HOLD_ONE = re.compile(r"(?i)://|bz_|bzr_|whsec_|bearer|basic|passw|passphrase|secret|token|cookie|api[_-]?key")
 
 
@@ -29,6 +38,14 @@ def redacted(text: str) -> str:
     """The text with `***` where a password, token or key stood."""
     if _MAY_HOLD_ONE.search(text):
         for shape, shown in _SHAPES:
+            text = shape.sub(shown, text)
+    return text
+
+
+def redacted_output(text: str) -> str:
+    """The same for what a program printed, where only unmistakable shapes are taken out: nothing else is disturbed."""
+    for words, shape, shown in _OUTPUT_SHAPES:
+        if any(word in text for word in words):
             text = shape.sub(shown, text)
     return text
 

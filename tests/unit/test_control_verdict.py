@@ -11,6 +11,7 @@ import pytest
 
 from bazaruto.control import journal, rundir
 from bazaruto.control.recorder import Recorder
+from bazaruto.control.redactor import Redactor
 from bazaruto.control.verdict import Ending, judge
 
 LIMIT = Ending("timed_out", "It was ended after its time limit.")
@@ -19,7 +20,7 @@ SPEC = rundir.Spec("r", "say", "local", "/c", "/c/p.yml", "/c/i", 5.0)
 
 
 def recorder(tmp_path: Path, *events: dict[str, Any]) -> Recorder:
-    seen = Recorder(journal.Journal(tmp_path / "events", tmp_path / "output", journal.Redactor([])))
+    seen = Recorder(journal.Journal(tmp_path / "events", tmp_path / "output", Redactor([])))
     for event in events:
         assert seen(event) is False, "ansible-runner must write no file for an event"
     return seen

@@ -7,56 +7,16 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+
+from bazaruto.control.redactor import Redactor
 
 TEXT_LIMIT = 24 * 1024  # characters kept of one text; a line stays below 64 KiB of plain text
 BLOCK_BYTES = 1024 * 1024
-REDACTED = "***"
 SPEAKING = frozenset({"debug", "ansible.builtin.debug"})  # what such a task says is meant for people
-SHORTEST_SECRET = 4  # a shorter value would redact half of the log
-
-
-class Redactor:
-    """Replaces secret values wherever they occur in a text, also in their JSON and URL spelling."""
-
-    def __init__(self, secrets: Iterable[Any]) -> None:
-        spellings: set[str] = set()
-        for secret in secrets:
-            for text in _texts(secret):
-                for value in (text, *text.splitlines()):
-                    if len(value) >= SHORTEST_SECRET:
-                        spellings |= {
-                            value,
-                            json.dumps(value)[1:-1],
-                            json.dumps(value, ensure_ascii=False)[1:-1],
-                            quote(value, safe=""),
-                            quote(value),
-                        }
-        self._spellings = sorted(spellings, key=len, reverse=True)
-
-    def text(self, value: str) -> str:
-        for spelling in self._spellings:
-            if spelling in value:
-                value = value.replace(spelling, REDACTED)
-        return value
-
-    def clean(self, value: Any) -> Any:
-        """The same value with secrets replaced, and without what PostgreSQL's JSON cannot hold."""
-        if isinstance(value, str):
-            storable = value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
-            return self.text(storable)
-        if isinstance(value, Mapping):
-            return {self.clean(str(key)): self.clean(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [self.clean(item) for item in value]
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        return value
 
 
 class AppendOnly:
@@ -100,7 +60,7 @@ class Journal:
 
     def append(self, event: Mapping[str, Any]) -> None:
         self.count += 1
-        clean = self._redactor.clean(event)
+        clean = self._redactor.event(event)
         line = {"seq": self.count, **cut(clean)}
         self._events.append(json.dumps(line, separators=(",", ":")).encode() + b"\n")
         if printed := clean.get("stdout"):
@@ -226,16 +186,3 @@ def utc(moment: str | None = None) -> str:
 def _numbered(line: bytes) -> tuple[int, str]:
     text = line.decode("utf-8", "replace")
     return int(json.loads(text)["seq"]), text
-
-
-def _texts(value: Any) -> Iterable[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _texts(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _texts(item)
-    elif value is not None and not isinstance(value, bool):
-        yield str(value)
