@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from bazaruto import processes
-from bazaruto.control import rundir
+from bazaruto.control import rundir, warm
 from bazaruto.control.recorder import Recorder
 
 ENVIRONMENT = {
@@ -35,19 +35,20 @@ def play(directory: rundir.RunDirectory, spec: rundir.Spec, recorder: Recorder) 
         os.environ.update(environment(directory, spec))
         (directory.private / "env" / "settings").write_text(json.dumps(SETTINGS), encoding="utf-8")
         options = [*(["--check"] if spec.check else []), *(["--diff"] if spec.diff else [])]
-        runner = ansible_runner.run(
-            private_data_dir=str(directory.private),
-            ident="run",
-            project_dir=spec.content_directory,
-            playbook=spec.playbook,
-            inventory=spec.inventory,
-            limit=spec.limit,
-            cmdline=" ".join(options) or None,
-            fact_cache_type="ours",  # what is not "jsonfile" leaves the cache to the environment
-            event_handler=recorder,
-            cancel_callback=lambda: False,  # else it would install a signal handler of its own
-            quiet=True,
-        )
+        with warm.playbook_in_fork():
+            runner = ansible_runner.run(
+                private_data_dir=str(directory.private),
+                ident="run",
+                project_dir=spec.content_directory,
+                playbook=spec.playbook,
+                inventory=spec.inventory,
+                limit=spec.limit,
+                cmdline=" ".join(options) or None,
+                fact_cache_type="ours",  # what is not "jsonfile" leaves the cache to the environment
+                event_handler=recorder,
+                cancel_callback=lambda: False,  # else it would install a signal handler of its own
+                quiet=True,
+            )
     except Exception as error:  # noqa: BLE001 - told in the outcome
         return None, f"The playbook could not be played ({type(error).__name__}: {error})."
     return runner.rc, None

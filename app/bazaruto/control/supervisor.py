@@ -9,16 +9,19 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import threading
 import time
 
 from bazaruto import processes
-from bazaruto.control import ending, journal, rundir, verdict
+from bazaruto.control import ending, journal, rundir, verdict, warm
 from bazaruto.control.play import end_masters, play
 from bazaruto.control.recorder import Recorder
+from bazaruto.control.redactor import Redactor
 from bazaruto.control.verdict import Ending
 
 LOOK_SECONDS = 0.5  # between two looks at how long no event came, where that is limited
+SECONDS_BETWEEN_ENDINGS = 0.2  # while the play is to be over, and is not
 
 
 class Watch:
@@ -49,8 +52,14 @@ class Watch:
 
     def _watch(self) -> None:
         self.ending = self._wait()
-        if self.ending:
+        while self.ending:  # again until the play is over: the playbook may only just be starting
             ending.end_descendants()
+            if self._is_over():
+                return
+
+    def _is_over(self) -> bool:
+        woken, _, _ = select.select([self._wake_reader], [], [], SECONDS_BETWEEN_ENDINGS)
+        return bool(woken) and b"e" in os.read(self._wake_reader, select.PIPE_BUF)
 
     def _wait(self) -> Ending | None:
         while (due := self._due()) is None:
@@ -81,7 +90,8 @@ class Watch:
 def main(directory: rundir.RunDirectory) -> None:
     """Play the run, judge what was seen, and write the outcome. Raises OSError when it cannot be written."""
     spec = directory.spec()
-    redactor = journal.Redactor(directory.secrets())
+    warm.show_as([sys.executable, "-m", "bazaruto.control.supervisor", spec.run, str(directory.path)], spec.run)
+    redactor = Redactor(directory.secrets())
     book = journal.Journal(directory.events_file, directory.output_file, redactor)
     seen = Recorder(book)
     watch = Watch(spec, directory, seen)
@@ -95,6 +105,8 @@ def main(directory: rundir.RunDirectory) -> None:
     watch.start()
     rc, trouble = play(directory, spec, seen)
     watch.stop()
+    if seen.statistics is None:
+        ending.end_descendants()  # ansible-playbook did not come to its end, and what it had started lives on
     end_masters(spec.run)
     whole = book.close()
     if not whole or seen.failed_to_record:
