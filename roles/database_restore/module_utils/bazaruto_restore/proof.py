@@ -116,7 +116,7 @@ def restored(proof: Proof, error: programs.ProgramFailed | None, path: Path) -> 
 
 def check_contents(proof: Proof, session: psycopg.Connection[Any], manifest: dict[str, Any], invariants: str) -> None:
     """Rows and rules of a restored database against the manifest, then what must hold whatever a manifest says."""
-    proof.rows = contents.rows_per_table(session)
+    proof.rows = count_rows(session)
     wrong = _differences(manifest["rows"], proof.rows)
     if wrong:
         raise proof.failed("rows", f"rows restored differ from rows dumped: {_some(wrong)}")
@@ -126,6 +126,16 @@ def check_contents(proof: Proof, session: psycopg.Connection[Any], manifest: dic
         raise proof.failed("constraints", f"constraints restored differ from those dumped: {_some(wrong)}")
     proof.passed("constraints", f"{len(rules)} constraints, unique indexes and triggers", "constraints")
     check_invariants(proof, session, invariants)
+
+
+def count_rows(session: psycopg.Connection[Any]) -> dict[str, int]:
+    """Count a restored database's rows by reading the tables.
+
+    The statistics come from a vacuumed database and promise index-only scans that would fetch each row by itself: 2.4
+    million rows took 3 to 6 times as long.
+    """
+    session.execute("SET enable_indexonlyscan = off")
+    return contents.rows_per_table(session)
 
 
 def check_invariants(proof: Proof, session: psycopg.Connection[Any], invariants: str) -> None:

@@ -128,7 +128,7 @@ class Restore:
             proof.restored(self.proof, failure, self.path)
             with self.server.connect(self.names.new) as restored:
                 if self.imported:
-                    self.proof.rows = contents.rows_per_table(restored)
+                    self.proof.rows = proof.count_rows(restored)
                     proof.check_invariants(self.proof, restored, self.options["invariants"])
                     self.proof.level = "restored"  # no manifest says what it should hold
                 else:
