@@ -199,6 +199,7 @@ class Settings(Section):
     backup_directory: Path = Path()
     rules_file: Path = Path()
     log_directory: Path = Path()
+    vault_password_file: Path = Path()  # of ansible-vault: a key file (0600) or a script that says it; empty: none
     server: ServerSettings = ServerSettings()
     db: DatabaseSettings = DatabaseSettings()
     redis: RedisSettings = RedisSettings()
@@ -324,6 +325,9 @@ def _complete(settings: Settings, use_local: bool) -> Settings:
         "rules_file": home / "config" / "business_rules.json"
         if settings.rules_file == empty
         else settings.rules_file.absolute(),
+        "vault_password_file": settings.vault_password_file
+        if settings.vault_password_file == empty
+        else settings.vault_password_file.expanduser().absolute(),
         "log_directory": home / "log" if settings.log_directory == empty else settings.log_directory.absolute(),
         "database_url": settings.database_url or local.get("service", {}).get("database_url", ""),
         "control_database_url": settings.control_database_url or local.get("control", {}).get("database_url", ""),

@@ -54,6 +54,7 @@ def prepare(
         diff=row["diff"],
         limit=row["host_limit"],
         secret_variables=row["secret_variables"],
+        vault_password_file=str(settings.vault_password_file) if settings.vault_password_file != Path() else None,
         tolerates=row["tolerates"],
         claimed_boot=processes.boot_id(),
         claimed_boot_seconds=rundir.boot_seconds(),
@@ -86,7 +87,7 @@ def start(
     try:
         return subprocess.Popen(
             [sys.executable, "-m", "bazaruto.control.guard", run, str(directory.path), str(lock)],
-            env=environment(settings, catalogue, run),
+            env=environment(settings, catalogue.directory, run),
             cwd=catalogue.directory,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -98,9 +99,9 @@ def start(
         os.close(log)
 
 
-def environment(settings: Settings, catalogue: Catalogue, run: str) -> dict[str, str]:
+def environment(settings: Settings, content_directory: Path, run: str) -> dict[str, str]:
     """All that a run may know of where it was started: nothing of the worker's that is not named here."""
-    configuration = catalogue.directory / "ansible.cfg"
+    configuration = content_directory / "ansible.cfg"
     return {
         **{name: os.environ[name] for name in KEPT if name in os.environ},
         "PATH": f"{Path(sys.executable).parent}:{SYSTEM_PATH}",

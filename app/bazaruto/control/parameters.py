@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from bazaruto.control import redactor
+
 LONGEST_TEXT = 4096
 LARGEST_INTEGER = 2**63 - 1
 SCHEMA_TYPES = {
@@ -45,6 +47,7 @@ class Parameter:
             "enum": list(self.choices) or None,
             "minimum": self.minimum,
             "maximum": self.maximum,
+            "minLength": redactor.SHORTEST_SECRET if self.secret and self._item_type in ("str", "path") else None,
             "pattern": f"^(?:{self.pattern})$" if self.pattern else None,
         }
         listed = self.type == "list"  # whose rules are those of its items
@@ -59,9 +62,15 @@ class Parameter:
         }
         return _present(values)
 
+    @property
+    def _item_type(self) -> str:
+        return (self.elements or "str") if self.type == "list" else self.type
+
     def problem(self, value: object) -> str | None:
         """What is wrong with a value, or None."""
         if problem := _type_problem(self.type, self.elements, value):
+            return problem
+        if self.secret and (problem := redactor.problem(value)):
             return problem
         if isinstance(value, list):
             found = ((index, self._rule_problem(item)) for index, item in enumerate(value, 1))

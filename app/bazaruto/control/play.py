@@ -70,6 +70,7 @@ def environment(directory: rundir.RunDirectory, spec: rundir.Spec) -> dict[str, 
         "ANSIBLE_SSH_CONTROL_PATH_DIR": str(sockets),
         "ANSIBLE_LOCAL_TEMP": str(temporary),
         "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(facts),
+        **({"ANSIBLE_VAULT_PASSWORD_FILE": spec.vault_password_file} if spec.vault_password_file else {}),
     }
 
 

@@ -20,7 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from bazaruto import processes
+from bazaruto.control import traces
+from bazaruto.control.redactor import Redactor
 
+MARGIN = " " * 120  # Ansible's errors show this much of a line: without it half a secret, which nothing would redact
+CLOCK_GRAIN_SECONDS = 2.0  # how much older a file's time may be than the moment it was written
 RESERVE_BYTES = 256 * 1024
 CANCEL_BYTES = 16 * 1024  # more than the longest reason takes
 
@@ -41,6 +45,7 @@ class Spec:
     diff: bool = False
     limit: str | None = None
     secret_variables: list[str] = dataclasses.field(default_factory=list)  # their values are redacted
+    vault_password_file: str | None = None  # a key file, or a script that says the password
     tolerates: list[str] = dataclasses.field(default_factory=list)  # what is no failure of this operation
     claimed_boot: str = ""  # which start of the machine it was claimed in, and how many seconds after that
     claimed_boot_seconds: float = 0.0
@@ -123,8 +128,12 @@ class RunDirectory:
 
     def remove_secrets(self) -> None:
         """Remove everything that may hold a secret; what remains is the record."""
-        if self.private.exists():
-            shutil.rmtree(self.private)
+        if not self.private.exists():
+            return
+        if secrets := self._known_secrets():
+            facts = self.path.parents[1] / "facts" / self.spec().environment
+            traces.remove(Redactor(secrets), self.spec_file.stat().st_mtime - CLOCK_GRAIN_SECONDS, facts)
+        shutil.rmtree(self.private)
 
     def was_started(self) -> bool:
         """Whether a supervisor lives here, or ever did."""
@@ -137,6 +146,18 @@ class RunDirectory:
         """The values that must not be seen in any output."""
         values: list[Any] = json.loads(self.secrets_file.read_text(encoding="utf-8"))
         return values
+
+    def add_secrets(self, values: list[Any]) -> None:
+        """Keep more of them, for whoever cleans up when the supervisor cannot."""
+        if values:
+            write_durably(self.secrets_file, [*self.secrets(), *values])
+
+    def _known_secrets(self) -> list[Any]:
+        """The same; none when the run's claim came to no more than an empty directory."""
+        try:
+            return self.secrets()
+        except FileNotFoundError:
+            return []
 
     def write_cancellation(self, wish: Cancellation) -> None:
         """Write down, durably, who wants the run ended; into room that was reserved at its start."""
@@ -247,7 +268,7 @@ def _untemplated(variables: dict[str, Any]) -> str:
         return dumper.represent_scalar("!unsafe", value, style='"')
 
     Dumper.add_representer(str, text)
-    lines = [f"{json.dumps(name)}: {_flow(value, Dumper)}" for name, value in variables.items()]
+    lines = [f"{json.dumps(name)}:{MARGIN}{_flow(value, Dumper)}" for name, value in variables.items()]
     return "".join(f"{line}\n" for line in lines) or "{}\n"
 
 

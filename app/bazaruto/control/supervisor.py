@@ -12,12 +12,14 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
+from typing import TextIO, cast
 
 from bazaruto import processes
-from bazaruto.control import ending, journal, rundir, verdict, warm
+from bazaruto.control import ending, journal, rundir, vaults, verdict, warm
 from bazaruto.control.play import end_masters, play
 from bazaruto.control.recorder import Recorder
-from bazaruto.control.redactor import Redactor
+from bazaruto.control.redactor import RedactedStream, Redactor
 from bazaruto.control.verdict import Ending
 
 LOOK_SECONDS = 0.5  # between two looks at how long no event came, where that is limited
@@ -92,6 +94,7 @@ def main(directory: rundir.RunDirectory) -> None:
     spec = directory.spec()
     warm.show_as([sys.executable, "-m", "bazaruto.control.supervisor", spec.run, str(directory.path)], spec.run)
     redactor = Redactor(directory.secrets())
+    sys.stderr = cast(TextIO, RedactedStream(sys.stderr, redactor))  # tracebacks may name values
     book = journal.Journal(directory.events_file, directory.output_file, redactor)
     seen = Recorder(book)
     watch = Watch(spec, directory, seen)
@@ -103,7 +106,7 @@ def main(directory: rundir.RunDirectory) -> None:
     if directory.cancellation():  # written before there was anybody to tell
         os.kill(os.getpid(), signal.SIGTERM)
     watch.start()
-    rc, trouble = play(directory, spec, seen)
+    rc, trouble = _play(directory, spec, seen, redactor)
     watch.stop()
     if seen.statistics is None:
         ending.end_descendants()  # ansible-playbook did not come to its end, and what it had started lives on
@@ -121,7 +124,23 @@ def main(directory: rundir.RunDirectory) -> None:
             rc=rc,
             error=redactor.clean(error),
             result=redactor.clean(seen.result()),
-            hosts=redactor.clean(seen.hosts()) if seen.statistics is not None else None,
+            hosts={redactor.text(host): counts for host, counts in seen.hosts().items()}
+            if seen.statistics is not None
+            else None,
             seconds=spec.seconds_since_claim(),
         )
     )
+
+
+def _play(
+    directory: rundir.RunDirectory, spec: rundir.Spec, seen: Recorder, redactor: Redactor
+) -> tuple[int | None, str | None]:
+    """Play, knowing what must not be seen: what the vaults of the run's content hold, too."""
+    password_file = Path(spec.vault_password_file) if spec.vault_password_file else None
+    try:
+        vaulted = vaults.secrets(Path(spec.content_directory), Path(spec.inventory), password_file)
+    except vaults.VaultError as error:
+        return None, f"Nothing was done: {error}"
+    directory.add_secrets(vaulted)
+    redactor.learn(vaulted)
+    return play(directory, spec, seen)

@@ -33,6 +33,8 @@ def judge(
         return ending.status, ending.sentence
     if rc is None and trouble:
         return "failed", trouble
+    if rc is None and seen.statistics is None and trouble:
+        return "failed", trouble  # it was never played
     return "failed", " ".join(filter(None, [seen.reason(rc), trouble]))
 
 
