@@ -1,6 +1,6 @@
 # Bazaruto Ops: every habit of this repository as one list. `make help` prints it.
 .DEFAULT_GOAL := help
-.PHONY: help up down status clean test lint docs bench lock wheel
+.PHONY: help up down status clean test faults lint docs bench lock wheel
 
 BIN := .venv/bin
 # Passed on to .ci/environment: which Python to make .venv with.
@@ -36,6 +36,10 @@ lint: ## ruff, mypy strict, yamllint, ansible-lint (profile production), docs th
 	$(BIN)/yamllint --strict .
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint --offline
 	$(BIN)/python docs/generate.py --check
+
+faults: ## Kill, freeze, starve and confuse everything beside real runs; print what their records are worth
+	@.ci/environment dev
+	$(BIN)/python -m tests.faults
 
 docs: ## Write docs/reference/ anew from the code
 	@.ci/environment dev
