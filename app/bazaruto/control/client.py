@@ -12,20 +12,15 @@ from typing import Any
 import httpx
 
 from bazaruto.config import Settings
+from bazaruto.control.client_errors import RefusedError, UnreachableError
+
+__all__ = ["Client", "RefusedError", "Step", "UnreachableError", "connect"]
 
 PAGE = 1000  # events asked for at once
 SOON_SECONDS, LATER_SECONDS = 0.1, 0.5  # between two looks at a run: while something happens, and while nothing does
 STREAM_AGAIN_SECONDS = 2.0  # after a stream was refused or broke off; until then there are pages
 PATIENCE_SECONDS = 20.0  # how long a control plane that is away is waited for while a run is followed
 TERMINAL = frozenset({"succeeded", "failed", "canceled", "timed_out", "interrupted", "rejected"})
-
-
-class UnreachableError(Exception):
-    """The control plane does not answer."""
-
-
-class RefusedError(Exception):
-    """The control plane refused; the text says why, and names every wrong field."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +42,12 @@ class Step:
 class Client:
     """One person's connection to one control plane."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, timeout: float = 30.0) -> None:
         self.url = url
         self._http = httpx.Client(
             base_url=url,
             headers={"Authorization": f"Bearer {token}", "Accept": "application/json"},
-            timeout=httpx.Timeout(30.0, connect=5.0),
+            timeout=httpx.Timeout(timeout, connect=min(5.0, timeout)),
             trust_env=False,  # a proxy for the world is not one for this machine
         )
 
@@ -71,8 +66,22 @@ class Client:
                 break
         return found
 
-    def launch(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        return self._ask("POST", "/api/v1/runs", json=dict(request))
+    def launch(self, request: Mapping[str, Any], key: str) -> dict[str, Any]:
+        """Launch; may be asked again with the same key until there is an answer: it is one run."""
+        return self._launch("/api/v1/runs", request, key)
+
+    def retry(self, run: str, request: Mapping[str, Any], key: str) -> dict[str, Any]:
+        """The new run; may be asked again, as `launch`."""
+        return self._launch(f"/api/v1/runs/{run}/retry", request, key)
+
+    def cancel(self, run: str, reason: str | None) -> dict[str, Any]:
+        return self._ask("POST", f"/api/v1/runs/{run}/cancel", json={"reason": reason})
+
+    def waive(self, run: str, reason: str) -> dict[str, Any]:
+        return self._ask("POST", f"/api/v1/runs/{run}/waive", json={"reason": reason})
+
+    def _launch(self, path: str, request: Mapping[str, Any], key: str) -> dict[str, Any]:
+        return self._ask("POST", path, json=dict(request), headers={"Idempotency-Key": key})
 
     def events(self, run: str, after: int) -> dict[str, Any]:
         return self.get(f"/api/v1/runs/{run}/events", after=after, limit=PAGE)
@@ -159,12 +168,13 @@ class Client:
             raise RefusedError(_sentence(answer))
 
     def _silent(self, error: Exception) -> UnreachableError:
-        return UnreachableError(f"The control plane at {self.url} does not answer ({error}).")
+        heard = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+        return UnreachableError(f"The control plane at {self.url} does not answer ({error}).", heard=heard)
 
 
-def connect(settings: Settings) -> Client:
+def connect(settings: Settings, timeout: float = 30.0) -> Client:
     """A client with this machine's admin token. Raises UnreachableError without one."""
-    return Client(_url(settings), _token(settings.home / "control" / "admin.token"))
+    return Client(_url(settings), _token(settings.home / "control" / "admin.token"), timeout)
 
 
 def _url(settings: Settings) -> str:

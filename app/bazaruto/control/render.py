@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from rich.console import Console
@@ -22,6 +23,10 @@ WORDS = {
 }
 SECONDS_FOR_A_WORKER = 5.0  # to take a run that waits for nothing else, until it is said that none does
 ITEMS = ("runner_item_on_ok", "runner_item_on_failed")
+TOLD_APART = frozenset({
+    "status_reason", "waiting_for", "result", "changes", "error", "hosts", "dirty", "left_running",
+    "cancel_requested_at", "cancel_requested_by", "cancel_reason", "waived_at", "waived_by", "waive_reason",
+})  # fmt: skip
 ROUTINE = frozenset({"ansible.builtin.validate_argument_spec"})  # Ansible's own; of interest only when it fails
 
 
@@ -50,6 +55,7 @@ class Progress:
         self._status: Status | None = None
         self._shown_waiting: str | None = None
         self._begun = False
+        self._ending = False
         self._patient_until = time.monotonic() + SECONDS_FOR_A_WORKER
 
     def __enter__(self) -> Progress:
@@ -57,6 +63,17 @@ class Progress:
             self._status = self._screen.status("")
             self._status.start()
         return self
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The screen without the line that moves, for a question."""
+        if self._status:
+            self._status.stop()
+        try:
+            yield
+        finally:
+            if self._status:
+                self._status.start()
 
     def __exit__(self, *_: object) -> None:
         if self._status:
@@ -70,6 +87,8 @@ class Progress:
         if run["status"] in ("queued", "waiting"):
             self._now(run["status_reason"] or "waiting for a worker")
             self._waits(run["status_reason"])
+        elif run["status"] == "running" and run.get("cancel_requested_at"):
+            self._ends(run)
         elif run["status"] == "running" and not self._begun:
             self._now("starting")
 
@@ -80,6 +99,14 @@ class Progress:
         if reason and reason != self._shown_waiting:
             self._shown_waiting = reason
             self._screen.print(Text(f"  {reason}", style="yellow"))
+
+    def _ends(self, run: Mapping[str, Any]) -> None:
+        """That somebody canceled it, once; from then on its processes are ended."""
+        self._now("ending its processes")
+        if not self._ending:
+            self._ending = True
+            why = f": {run['cancel_reason']}" if run["cancel_reason"] else ""
+            self._screen.print(Text(f"  to be canceled by {run['cancel_requested_by']}{why}", style="yellow"))
 
     def _event(self, event: Mapping[str, Any]) -> None:
         kind = event["type"]
@@ -118,6 +145,27 @@ class Progress:
     def _now(self, text: str) -> None:
         if self._status:
             self._status.update(Text(text, no_wrap=True, overflow="ellipsis"))
+
+
+def about(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked, of which content, and what was decided since; without how it went and ended."""
+    told = {name: value for name, value in run.items() if name not in TOLD_APART}
+    told["status"] = run["status"] + (f": {run['status_reason']}" if run["status_reason"] else "")
+    if run["revision"]:
+        told["revision"] = run["revision"] + (", with changes that are not committed" if run["dirty"] else "")
+    told["canceled"] = _decision(run, "cancel_requested", "cancel")
+    if run["left_running"]:
+        told["left_running"] = ", ".join(run["left_running"]) + ": may still be at work for it"
+        told["waived"] = _decision(run, "waived", "waive")
+    return told
+
+
+def _decision(run: Mapping[str, Any], what: str, why: str) -> str:
+    """Who decided, when and why; nothing when nobody did."""
+    if not run[f"{what}_at"]:
+        return ""
+    reason = f": {run[f'{why}_reason']}" if run[f"{why}_reason"] else ""
+    return f"by {run[f'{what}_by']} at {tables.moment(run[f'{what}_at'])}{reason}"
 
 
 def end_of_run(screen: Console, run: Mapping[str, Any]) -> None:

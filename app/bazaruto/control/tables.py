@@ -58,6 +58,12 @@ def took(run: Mapping[str, Any]) -> str:
     return f"{(ended - begun).total_seconds():.1f} s"
 
 
+def moment(text: str) -> str:
+    """A time to the second; any other text as it is."""
+    found = MOMENT.fullmatch(text)
+    return f"{found[1]}Z" if found else text
+
+
 def size(count: float) -> str:
     """Bytes as a person reads them."""
     if count < 1024:
@@ -113,8 +119,7 @@ def _one(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int | float):
         return _number(name, value)
-    moment = MOMENT.fullmatch(str(value))
-    return f"{moment[1]}Z" if moment else str(value)
+    return moment(str(value))
 
 
 def _checks(checks: Sequence[Mapping[str, Any]]) -> str:

@@ -7,14 +7,12 @@ import sys
 import typer
 
 from bazaruto import config
-from bazaruto.control import catalog
-from bazaruto.control.cli import local, runs, server
-from bazaruto.control.client import RefusedError, UnreachableError
+from bazaruto.control.cli import launch, local, operations, runs, server
+from bazaruto.control.client_errors import RefusedError, UnreachableError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Operate Bazaruto.")
-local.register(app)
-runs.register(app)
-server.register(app)
+for commands in (local, operations, launch, runs, server):
+    commands.register(app)
 
 
 def main() -> None:
@@ -22,7 +20,7 @@ def main() -> None:
     try:
         _refuse_what_is_no_text(sys.argv[1:])
         app()
-    except (RefusedError, config.SettingsError, catalog.CatalogueError) as error:
+    except (RefusedError, config.SettingsError) as error:
         _end(str(error), 2)
     except UnreachableError as error:
         _end(str(error), 4)

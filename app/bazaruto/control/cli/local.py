@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from bazaruto import config
-from bazaruto.control import local, local_first_backup, render
-from bazaruto.control.cli.runs import Output, OutputOption
-from bazaruto.control.local import Installation
-from bazaruto.control.local_first_backup import FirstBackup
-from bazaruto.processes import ProcessesLeftError
-from bazaruto.server_user import EmbeddedError
+from bazaruto.control.cli.printing import Output, OutputOption, print_json
+
+if TYPE_CHECKING:  # servers and tables are imported where they are used: most commands need neither
+    from rich.console import Console
+    from rich.table import Table
+
+    from bazaruto.control.local import Installation, Step
+    from bazaruto.control.local_first_backup import FirstBackup
 
 MISLEADING = frozenset({"PGPASSWORD", "PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE", "PGOPTIONS"})
 
@@ -38,6 +36,8 @@ def up(
     backup: Annotated[bool, typer.Option(help="Make and prove a first backup when none is verified.")] = True,
 ) -> None:
     """Bring up everything on this machine: servers, databases, service, control plane, a first proven backup."""
+    from bazaruto.control import local, local_first_backup, render
+
     began = time.monotonic()
     # Progress goes to the terminal; with -o json the result alone goes to the standard output.
     console = render.console(stderr=output is Output.JSON)
@@ -49,7 +49,7 @@ def up(
             environment = local.command_environment(settings)
             first = local_first_backup.ensure(installation, environment, console.print, quiet=output is Output.JSON)
         if output is Output.JSON:
-            _print_json({**_as_json(installation), "backup": first.backup if first else None})
+            print_json({**_as_json(installation), "backup": first.backup if first else None})
             return
         if first and first.made_now:
             console.print(_backup_table(first))
@@ -64,6 +64,8 @@ def down(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before removing data.")] = False,
 ) -> None:
     """Stop everything that `up` started, and wait until it is gone. Data stays."""
+    from bazaruto.control import local, render
+
     console = render.console(stderr=output is Output.JSON)
     with _refusals():
         settings = config.load(local=False)
@@ -75,7 +77,7 @@ def down(
         else:
             stopped = local.down(settings, _step(console), console.print)
         if output is Output.JSON:
-            _print_json({"home": str(settings.home), "stopped": stopped})
+            print_json({"home": str(settings.home), "stopped": stopped})
         elif remove_data:
             console.print(f"Nothing is left in {settings.home}.")
         else:
@@ -84,12 +86,14 @@ def down(
 
 def status(output: OutputOption = Output.TABLE) -> None:
     """Say what runs here and where. Exit code 0 when everything runs, else 1."""
+    from bazaruto.control import local, render
+
     console = render.console()
     with _refusals():
         settings = config.load(local=False)
         installation = local.status(settings)
         if output is Output.JSON:
-            _print_json(_as_json(installation))
+            print_json(_as_json(installation))
         elif not installation.local:
             console.print(f"Nothing is set up in {settings.home}: run `make up`.")
         else:
@@ -101,12 +105,13 @@ def status(output: OutputOption = Output.TABLE) -> None:
 
 def env(output: OutputOption = Output.TABLE) -> None:
     """Print what the operations guide's commands need; use it as: eval "$(bazaruto env)"."""
+    from bazaruto.control import local
 
     with _refusals():
         settings = config.load(local=False)
         variables = local.guide_variables(settings)
         if output is Output.JSON:
-            _print_json(variables)
+            print_json(variables)
             return
         # libpq takes these before the passfile, or instead of the arguments that the guide gives.
         for name in sorted(MISLEADING & os.environ.keys()):
@@ -115,7 +120,7 @@ def env(output: OutputOption = Output.TABLE) -> None:
             typer.echo(f"export {name}={shlex.quote(value)}")
 
 
-def _step(console: Console) -> local.Step:
+def _step(console: Console) -> Step:
     @contextlib.contextmanager
     def step(text: str) -> Iterator[None]:
         began = time.monotonic()
@@ -129,6 +134,9 @@ def _step(console: Console) -> local.Step:
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
     """Every expected failure is one sentence and exit code 1; settings that are wrong are exit code 2."""
+    from bazaruto.processes import ProcessesLeftError
+    from bazaruto.server_user import EmbeddedError
+
     try:
         yield
     except config.SettingsError as error:
@@ -143,6 +151,8 @@ def _refusals() -> Iterator[None]:
 
 
 def _fail(text: str) -> None:
+    from bazaruto.control import render
+
     render.console(stderr=True).print(text, style="red", soft_wrap=True)
 
 
@@ -158,18 +168,25 @@ def _confirmed(console: Console, settings: config.Settings) -> bool:
 
 
 def _process_table(installation: Installation) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from bazaruto.control.local import WELL
+
     table = Table(title=f"Bazaruto in {installation.home.path}", title_justify="left")
     for heading in ("process", "state", "pid", "since"):
         table.add_column(heading, no_wrap=True)
     table.add_column("log", overflow="fold")
     for process in installation.processes:
         since = _utc(process.started_at) if process.started_at else ""
-        state = Text(process.state, style="green" if process.state in local.WELL else "red")
+        state = Text(process.state, style="green" if process.state in WELL else "red")
         table.add_row(process.name, state, str(process.pid or ""), since, process.log)
     return table
 
 
 def _backup_table(first: FirstBackup) -> Table:
+    from rich.table import Table
+
     table = Table(title="First backup", title_justify="left", show_header=False)
     backup = first.backup
     proof = backup.get("proof") or {}
@@ -189,6 +206,8 @@ def _backup_table(first: FirstBackup) -> Table:
 
 
 def _next_table(installation: Installation, first: FirstBackup | None) -> Table:
+    from rich.table import Table
+
     table = Table(title="Where to go next", title_justify="left", show_header=False)
     service, control = installation.local["service"]["url"], installation.local["control"]["url"]
     lines = {
@@ -235,10 +254,6 @@ def _as_json(installation: Installation) -> dict[str, Any]:
             for process in installation.processes
         ],
     }
-
-
-def _print_json(values: dict[str, Any]) -> None:
-    typer.echo(json.dumps(values, indent=2))
 
 
 def _utc(seconds: float) -> str:

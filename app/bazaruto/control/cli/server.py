@@ -55,13 +55,14 @@ def _refusals() -> Iterator[None]:
     """What keeps a process from starting is one sentence, and exit code 2."""
     import psycopg
 
+    from bazaruto.control.catalog import CatalogueError
     from bazaruto.control.observe import NotMigratedError
     from bazaruto.database import MigrationFailed
     from bazaruto.server import CannotListen
 
     try:
         yield
-    except (NotMigratedError, MigrationFailed, CannotListen) as error:
+    except (CatalogueError, NotMigratedError, MigrationFailed, CannotListen) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from error
     except psycopg.OperationalError as error:
