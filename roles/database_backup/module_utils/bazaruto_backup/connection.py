@@ -21,6 +21,10 @@ try:
 except ImportError:
     PSYCOPG_ERROR = traceback.format_exc()
 
+# No timeout of a role or database ends our sessions. A server (14 or newer) ends by itself one whose client is gone;
+# otherwise its statement would go on, and hold its locks.
+SESSION = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c client_connection_check_interval=1s"
+
 CONNECTION = {
     "type": "dict",
     "required": True,
@@ -42,7 +46,7 @@ class Server:
         self.purpose = purpose[:63]  # shown as application_name: how others see who holds a lock
 
     def connect(self, database: str, autocommit: bool = True) -> psycopg.Connection[Any]:
-        """A session that no timeout of a role or database ends."""
+        """A session that lasts as long as this process, and no longer."""
         parameters = {
             "host": self.options["host"],
             "port": self.options["port"],
@@ -50,8 +54,7 @@ class Server:
             "dbname": database,
             "application_name": self.purpose,
             "connect_timeout": 10,
-            "options": "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c TimeZone=UTC"
-            " -c client_min_messages=warning -c search_path=pg_catalog,public",
+            "options": f"{SESSION} -c TimeZone=UTC -c client_min_messages=warning -c search_path=pg_catalog,public",
         }
         if self.options["passfile"]:
             parameters["passfile"] = self.options["passfile"]
@@ -71,7 +74,7 @@ class Server:
             "LC_ALL": "C.UTF-8",
             "PGAPPNAME": self.purpose,
             "PGCONNECT_TIMEOUT": "10",
-            "PGOPTIONS": f"-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 {settings}".strip(),
+            "PGOPTIONS": f"{SESSION} {settings}".strip(),
         }
         if self.options["passfile"]:
             values["PGPASSFILE"] = self.options["passfile"]
