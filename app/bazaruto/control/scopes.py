@@ -1,0 +1,88 @@
+"""A systemd scope for each run, so that stopping the worker's unit ends no run, and one write ends all of a run.
+
+Where systemd is pid 1, a run's guard moves itself into `bazaruto-run-RUN.scope` before it starts anything; all that
+descends from it is born there. Root asks the system's manager, another user their own. Without either: no scope.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+BOOTED = Path("/run/systemd/system")  # there where systemd is pid 1
+CGROUPS = Path("/sys/fs/cgroup")
+SLICE = "bazaruto.slice"
+MOVE_SECONDS = 2.0  # until the manager has moved a process; it takes milliseconds
+KILL_SECONDS = 5.0  # until the kernel has buried what was killed
+LOOK_SECONDS = 0.002
+
+
+class ScopeNotEmptyError(Exception):
+    """A run's processes live on after SIGKILL."""
+
+
+def enter(run: str) -> bool:
+    """Move this process into the run's own scope; False where there is no systemd, or where it does not let us."""
+    if not _has_manager():
+        return False
+    argv = [
+        *("busctl", "--quiet", *(["--user"] if os.getuid() else [])),
+        *("call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"),
+        *("StartTransientUnit", "ssa(sv)a(sa(sv))", _unit(run), "fail"),
+        *("4", "PIDs", "au", "1", str(os.getpid()), "Slice", "s", SLICE, "CollectMode", "s", "inactive-or-failed"),
+        *("Description", "s", f"Bazaruto run {run}", "0"),
+    ]
+    try:
+        asked = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=MOVE_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    deadline = time.monotonic() + MOVE_SECONDS
+    while asked.returncode == 0 and time.monotonic() < deadline:
+        if f"/{_unit(run)}\n" in Path("/proc/self/cgroup").read_text(encoding="utf-8"):
+            return True
+        time.sleep(LOOK_SECONDS)
+    return False
+
+
+def members(run: str) -> list[int]:
+    """The processes in the run's scope, at any depth; none where it has no scope."""
+    found: list[int] = []
+    for directory, _, _ in os.walk(_directory(run)):
+        try:
+            found += map(int, (Path(directory) / "cgroup.procs").read_text(encoding="utf-8").split())
+        except OSError:
+            continue  # it went away with its last process
+    return sorted(found)
+
+
+def end(run: str) -> None:
+    """Kill all of the run's scope, also what forks meanwhile; any number of times. Raises ScopeNotEmptyError."""
+    try:
+        (_directory(run) / "cgroup.kill").write_text("1", encoding="utf-8")
+    except FileNotFoundError:
+        return  # there is none, or it ended by itself
+    deadline = time.monotonic() + KILL_SECONDS
+    while left := members(run):
+        if time.monotonic() > deadline:
+            raise ScopeNotEmptyError(f"processes {left} of {_unit(run)} do not end: look what holds them (ps, dmesg)")
+        time.sleep(LOOK_SECONDS)
+
+
+def _has_manager() -> bool:
+    if not BOOTED.is_dir():
+        return False
+    return os.getuid() == 0 or Path(f"/run/user/{os.getuid()}/systemd/private").exists()
+
+
+def _unit(run: str) -> str:
+    return f"bazaruto-run-{run}.scope"
+
+
+def _directory(run: str) -> Path:
+    """The scope's cgroup; systemd puts it there, and nowhere else."""
+    base = CGROUPS / "unified" if (CGROUPS / "unified").is_dir() else CGROUPS
+    uid = os.getuid()
+    above = base / f"user.slice/user-{uid}.slice/user@{uid}.service" if uid else base
+    return above / SLICE / _unit(run)
