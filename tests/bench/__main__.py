@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from . import backups, events, service
+from . import backups, events, launches, service
 from .figures import Figure, report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,10 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help="setup, service, backups, events")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="setup, service, backups, events, launches")
     parser.add_argument("--pairs", type=int, default=3, help="how often each pair is measured (default 3)")
     chosen = parser.parse_args()
-    parts = chosen.parts or ["setup", "service", "backups", "events"]
+    parts = chosen.parts or ["setup", "service", "backups", "events", "launches"]
     figures: list[Figure] = []
     bazaruto = str(Path(sys.executable).parent / "bazaruto")
     with tempfile.TemporaryDirectory(prefix="bazaruto-bench-") as directory:
@@ -40,6 +40,7 @@ def main() -> None:
                 owner = backups.superuser_url(home)
                 print(f"database of {backups.fill(status['database_url']) / 1e6:.0f} MB")
                 figures += backups.measure(bazaruto, environment, owner, chosen.pairs)
+            figures += launches.measure(chosen.pairs) if "launches" in parts else []
             if "events" in parts:
                 control = _status(bazaruto, environment, "control")
                 figures += events.measure(home, control["url"], control["database_url"])
