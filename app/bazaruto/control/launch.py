@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from bazaruto import processes
 from bazaruto.config import Settings
 from bazaruto.control import rundir
 from bazaruto.control.catalog import Catalogue
+from bazaruto.control.launcher import Launcher, Request
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEPT = ("HOME", "SSH_AUTH_SOCK", "TMPDIR", "TZ", "USER", "LOGNAME")  # all that a supervisor inherits
@@ -79,22 +79,14 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime.date) else value
 
 
-def start(
-    settings: Settings, catalogue: Catalogue, run: str, directory: rundir.RunDirectory, lock: int
-) -> subprocess.Popen[bytes]:
-    """Start the run's guard in a session of its own and hand it the lock that is the run's sign of life."""
+def start(  # noqa: PLR0913, PLR0917 - one call, six facts
+    settings: Settings, catalogue: Catalogue, run: str, directory: rundir.RunDirectory, lock: int, warm: Launcher
+) -> int:
+    """Start the run's guard, hand it the lock that is the run's sign of life, and return its pid."""
     log = os.open(directory.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        return subprocess.Popen(
-            [sys.executable, "-m", "bazaruto.control.guard", run, str(directory.path), str(lock)],
-            env=environment(settings, catalogue.directory, run),
-            cwd=catalogue.directory,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=[lock],
-            start_new_session=True,
-        )
+        variables = environment(settings, catalogue.directory, run)
+        return warm.begin(Request(run, str(directory.path), variables, str(catalogue.directory)), lock, log)
     finally:
         os.close(log)
 

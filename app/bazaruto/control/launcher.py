@@ -61,6 +61,7 @@ class Launcher:
         self._control: socket.socket | None = None
         self._ready = False
         self._versions: object = None
+        self._executed: list[subprocess.Popen[bytes]] = []  # guards that are this process' own children
 
     def start(self) -> None:
         """Start the warm process; it is of use as soon as it has imported Ansible."""
@@ -103,6 +104,28 @@ class Launcher:
             with contextlib.suppress(BlockingIOError, ConnectionError):
                 self._ready = self._control.recv(len(READY)) == READY
         return self._ready
+
+    def begin(self, request: Request, lock: int, log_file: int) -> int:
+        """Start a run's guard in a session of its own, warm or else executed; returns its pid."""
+        self._executed = [child for child in self._executed if child.poll() is None]
+        try:
+            return self.launch(request, lock, log_file)
+        except LauncherUnavailable as unavailable:
+            from bazaruto import logs  # not for the warm process: it stays small
+
+            logs.get(__name__).info("run is executed", run=request.run, reason=str(unavailable))
+        child = subprocess.Popen(
+            [sys.executable, "-m", "bazaruto.control.guard", request.run, request.directory, str(lock)],
+            env=request.environment,
+            cwd=request.cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=log_file,
+            stderr=log_file,
+            pass_fds=[lock],
+            start_new_session=True,
+        )
+        self._executed.append(child)
+        return child.pid
 
     def launch(self, request: Request, lock: int, log_file: int) -> int:
         """Start a run's guard and hand it the lock; returns its pid. Raises LauncherUnavailable: it was not started."""

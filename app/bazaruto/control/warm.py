@@ -312,6 +312,7 @@ def open_streams(encodings: Sequence[tuple[str, str | None]] | None = None) -> N
     names = ("stdin", "stdout", "stderr")
     for descriptor, (name, encoding) in enumerate(zip(names, encodings, strict=True)):
         stream = _stream(descriptor, "w" if descriptor else "r", *encoding)
+        stream.buffer.raw.name = f"<{name}>"
         vars(sys).update({name: stream, f"__{name}__": stream})
     vars(sys)["stderr"].reconfigure(line_buffering=True)
 

@@ -9,7 +9,6 @@ import os
 import secrets
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from psycopg_pool import PoolTimeout
 
 from bazaruto import logs
 from bazaruto.config import DatabaseSettings, Settings
-from bazaruto.control import catalog, follow, journal, launch, observe, queue, rundir, runs, sealing
+from bazaruto.control import catalog, follow, journal, launch, launcher, observe, queue, rundir, runs, sealing
 from bazaruto.control.content import Content, ContentError, Snapshot, UnknownContentError
 from bazaruto.database import Connection, Pool, open_pool
 
@@ -53,7 +52,7 @@ class Worker:
         self._seal = sealing.load(settings.home)
         self._node = node_name(settings.home)
         self._followers: dict[str, follow.Follower] = {}
-        self._supervisors: list[subprocess.Popen[bytes]] = []
+        self._launcher = launcher.Launcher(launch.environment(settings, settings.content_directory, launcher.NO_RUN))
         self._woken = threading.Event()
         self._stopping = threading.Event()
         self._look_for_work_at = 0.0
@@ -75,6 +74,7 @@ class Worker:
 
     def run(self) -> None:
         """Work until stopped. A database that is away delays everything, and loses nothing."""
+        self._launcher.start()
         log.info("worker started", node=self._node)
         while not self._stopping.is_set():
             self._woken.clear()
@@ -89,6 +89,7 @@ class Worker:
         for follower in self._followers.values():
             follower.close()
         self._say_that_it_leaves()
+        self._launcher.stop()
         log.info("worker stopped", still_running=sorted(self._followers))
 
     def _turn(self) -> None:
@@ -139,8 +140,6 @@ class Worker:
         for run in ended:
             log.info("run ended", run=run)
             self._followers.pop(run).close()
-        if ended:
-            self._supervisors = [child for child in self._supervisors if child.poll() is None]
         return bool(ended)
 
     def _step(self, follower: follow.Follower) -> bool:
@@ -179,12 +178,11 @@ class Worker:
             except psycopg.errors.UniqueViolation:
                 return True  # another worker was faster; look again
             try:
-                child = launch.start(self._settings, catalogue, row["id"], directory, supervisor_lock)
+                pid = launch.start(self._settings, catalogue, row["id"], directory, supervisor_lock, self._launcher)
             except OSError:
                 log.exception("supervisor could not be started; the run ends as interrupted", run=row["id"])
             else:
-                self._supervisors.append(child)
-                log.info("run started", run=row["id"], operation=row["operation"], pid=child.pid)
+                log.info("run started", run=row["id"], operation=row["operation"], pid=pid)
             follower = follow.adopt(directory, row["id"], row["day"])
             if follower:
                 self._followers[row["id"]] = follower
