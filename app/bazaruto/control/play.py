@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from bazaruto import processes
-from bazaruto.control import rundir, warm
+from bazaruto.control import remote, rundir, warm
 from bazaruto.control.recorder import Recorder
 
 ENVIRONMENT = {
@@ -69,6 +69,7 @@ def environment(directory: rundir.RunDirectory, spec: rundir.Spec) -> dict[str, 
         **ENVIRONMENT,
         "ANSIBLE_SSH_CONTROL_PATH_DIR": str(sockets),
         "ANSIBLE_LOCAL_TEMP": str(temporary),
+        remote.UNITS_VARIABLE: str(remote.units_file(directory)),
         "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(facts),
         **({"ANSIBLE_VAULT_PASSWORD_FILE": spec.vault_password_file} if spec.vault_password_file else {}),
     }

@@ -57,18 +57,33 @@ class Ended:
     left: list[Left]
     stopped: list[Stopped]
 
+    @property
+    def hosts_left(self) -> list[str]:
+        """As the outcome names them."""
+        return [item.host for item in self.left]
+
+    @property
+    def sentence(self) -> str | None:
+        """What the run's record says of them; None when there is nothing to say."""
+        return f"It may still be at work on {'; '.join(map(str, self.left))}." if self.left else None
+
 
 def units_file(directory: rundir.RunDirectory) -> Path:
     """Where it is written down, before each starts, which units the run starts on which hosts."""
     return directory.path / "units.jsonl"
 
 
+def hosts_with_units(directory: rundir.RunDirectory) -> set[str]:
+    """The hosts where the run started units, also those to which a task was delegated."""
+    lines = _content(units_file(directory)).splitlines()
+    return {str(json.loads(line)["host"]) for line in lines if line.endswith(b"}")}
+
+
 def hosts_to_ask(directory: rundir.RunDirectory) -> list[str]:
     """The hosts the run touched, but for this machine, and those where it started units."""
     events = _content(directory.events_file)
-    touched = {str(json.loads(b'"%b"' % name)) for name in set(HOST_OF_EVENT.findall(events))} - THIS_MACHINE
-    lines = _content(units_file(directory)).splitlines()
-    return sorted(touched | {str(json.loads(line)["host"]) for line in lines if line.endswith(b"}")})
+    touched = {str(json.loads(b'"%b"' % name)) for name in set(HOST_OF_EVENT.findall(events))}
+    return sorted(touched - THIS_MACHINE | hosts_with_units(directory))
 
 
 def seconds_needed(directory: rundir.RunDirectory) -> float:
@@ -117,6 +132,8 @@ def _ask(directory: rundir.RunDirectory, hosts: list[str]) -> Ended:
     spec = directory.spec()
     home = directory.path.parents[2]  # HOME/control/runs/RUN
     environment = surroundings.environment(home, Path(spec.content_directory), spec.run)
+    if spec.vault_password_file:
+        environment["ANSIBLE_VAULT_PASSWORD_FILE"] = spec.vault_password_file  # an inventory may need it
     # A short path: SSH's sockets lie in it.
     with tempfile.TemporaryDirectory(prefix="bazaruto-end-", ignore_cleanup_errors=True) as scratch:
         answers = Path(scratch) / "answers"
