@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import datetime
+import http.client
 import itertools
 import json
 import os
@@ -13,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -42,21 +43,22 @@ class Place:
 
     home: Path
     url: str
-    database_url: str
+    connection: psycopg.Connection[dict[str, Any]]  # commits by itself
 
     @property
     def headers(self) -> dict[str, str]:
         token = (self.home / "control" / "admin.token").read_text(encoding="utf-8").strip()
         return {"Authorization": f"Bearer {token}"}
 
-    def connected(self) -> psycopg.Connection[dict[str, Any]]:
-        return psycopg.connect(self.database_url, row_factory=psycopg.rows.dict_row)
-
 
 def measure(home: Path, url: str, database_url: str) -> list[Figure]:
     """Events a second from N supervisors to N subscribers, the delay of one event, and the first page of a long run."""
-    place = Place(home, url, database_url)
-    recorded = _recorded(home)
+    with psycopg.connect(database_url, autocommit=True, row_factory=psycopg.rows.dict_row) as connection:
+        return _figures(Place(home, url, connection))
+
+
+def _figures(place: Place) -> list[Figure]:
+    recorded = _recorded(place.home)
     bare = _bare_copy(place, recorded)
     stored, delivered = _flood(place)
     delays = _calm(place)
@@ -94,12 +96,16 @@ class _Run:
     """A run that a process writes events of, as a supervisor would; the worker of the place follows it."""
 
     def __init__(self, place: Place, number: int, per_second: int) -> None:
-        self.place, self.number = place, number
-        self.id = _insert_run(place, "running")
-        self.directory = rundir.RunDirectory(place.home / "control" / "runs" / self.id)
-        self.directory.path.mkdir(mode=0o700)
+        self.place, self.number, self.id = place, number, _new_id()
+        directory = rundir.RunDirectory(place.home / "control" / "runs" / self.id)
+        directory.path.mkdir(mode=0o700)
+        lock = rundir.try_lock(directory.supervisor_lock)  # its sign of life, before the worker can look for it
+        assert lock is not None
         arguments = [str(place.home), self.id, str(number), str(per_second)]
-        self.writer = subprocess.Popen([sys.executable, "-m", __name__, *arguments], stdin=subprocess.PIPE)
+        program = [sys.executable, "-m", __name__, *arguments]
+        self.writer = subprocess.Popen(program, stdin=subprocess.PIPE, pass_fds=[lock])
+        os.close(lock)
+        _insert_run(place, self.id, "running")
 
     def __enter__(self) -> Self:
         _until(lambda: self.stored() == 1)  # the worker has found it
@@ -114,27 +120,34 @@ class _Run:
         self.writer.stdin.flush()
 
     def stored(self) -> int:
-        with self.place.connected() as connection:
-            return events.stored(connection, _today(), self.id)
+        return _stored(self.place, [self])
 
     def subscribe(self) -> tuple[float, list[float]]:
         """Read the whole stream: when its last event came, and how old events were; SystemExit when one is missing."""
         seen, delays, last = 0, [], 0.0
-        with httpx.Client(base_url=self.place.url, headers=self.place.headers, trust_env=False, timeout=30) as client:
-            while seen < self.number:
-                resumed = {"Accept": "text/event-stream", "Last-Event-ID": str(seen)}
-                with client.stream("GET", f"/api/v1/runs/{self.id}/events", headers=resumed) as answer:
-                    if answer.status_code != 200:
-                        raise SystemExit(f"a stream was refused: {answer.read()!r}")
-                    for block in _whole_messages(answer.iter_bytes()):
-                        now = time.time_ns()
-                        numbers = [int(each) for each in IDS.findall(block)]
-                        if numbers != list(range(seen + 1, seen + 1 + len(numbers))):
-                            raise SystemExit(f"after event {seen} of {self.id} came {numbers[:3]}")
-                        if numbers:
-                            seen, last = numbers[-1], time.perf_counter()
-                        delays += [(now - int(sent)) / 1e9 for sent in SENT.findall(block)]
+        connection = http.client.HTTPConnection(self.place.url.removeprefix("http://"), timeout=DEADLINE_SECONDS)
+        connection.request(
+            "GET", f"/api/v1/runs/{self.id}/events", headers={"Accept": "text/event-stream", **self.place.headers}
+        )
+        answer = connection.getresponse()
+        if answer.status != 200:
+            raise SystemExit(f"a stream was refused: {answer.read()!r}")
+        for block in _whole_messages(iter(lambda: answer.read1(256 * 1024), b"")):
+            now = time.time_ns()
+            numbers = [int(each) for each in IDS.findall(block)]
+            if numbers != list(range(seen + 1, seen + 1 + len(numbers))):
+                raise SystemExit(f"after event {seen} of {self.id} came {numbers[:3]}")
+            if numbers:
+                seen, last = numbers[-1], time.perf_counter()
+            delays += [(now - int(sent)) / 1e9 for sent in SENT.findall(block)]
+        if seen != self.number:
+            raise SystemExit(f"the stream of {self.id} ended with event {seen} of {self.number}")
         return last, delays
+
+
+def _stored(place: Place, runs: Sequence[_Run]) -> int:
+    """How many events of these PostgreSQL has."""
+    return sum(events.stored(place.connection, _today(), run.id) for run in runs)
 
 
 def _flood(place: Place) -> tuple[float, float]:
@@ -148,15 +161,14 @@ def _flood(place: Place) -> tuple[float, float]:
             started = time.perf_counter()
             for run in runs:
                 run.go()
-            _until(lambda: all(run.stored() == EVENTS for run in runs))
+            _until(lambda: _stored(place, runs) == RUNS * EVENTS)
             stored = RUNS * EVENTS / (time.perf_counter() - started)
             delivered = RUNS * EVENTS / (max(each.result(DEADLINE_SECONDS)[0] for each in subscribers) - started)
         finally:
             for run in runs:
                 run.__exit__()
-    with place.connected() as connection:
-        ids = [run.id for run in runs]
-        row = connection.execute("SELECT count(*) AS number FROM events WHERE run = ANY(%s)", [ids]).fetchone()
+    ids = [run.id for run in runs]
+    row = place.connection.execute("SELECT count(*) AS number FROM events WHERE run = ANY(%s)", [ids]).fetchone()
     if row is None or row["number"] != RUNS * EVENTS:
         raise SystemExit(f"{RUNS * EVENTS} events were written, and PostgreSQL has {row}")
     return stored, delivered
@@ -172,27 +184,23 @@ def _calm(place: Place) -> list[float]:
 
 def _bare_copy(place: Place, recorded: list[dict[str, Any]]) -> float:
     """Events a second when nothing is done but COPY, in batches of the worker's size."""
-    day, run = _today(), _insert_run(place, "succeeded")
+    day, run = _today(), _insert_run(place, _new_id(), "succeeded")
     lines = _lines(recorded, EVENTS)
-    with place.connected() as connection:
-        events.resume(connection, day, run)
+    events.resume(place.connection, day, run)
     started = time.perf_counter()
     while batch := list(itertools.islice(lines, 3000)):
-        with place.connected() as connection:
-            events.store(connection, day, run, batch)
+        with place.connection.transaction():
+            events.store(place.connection, day, run, batch)
     return EVENTS / (time.perf_counter() - started)
 
 
 def _first_pages(place: Place, recorded: list[dict[str, Any]]) -> tuple[float, float]:
     """Milliseconds to the first page of a long and of a short run, medians, alternated."""
-    ids = {LONG_RUN: _insert_run(place, "succeeded"), 1000: _insert_run(place, "succeeded")}
+    ids = {number: _insert_run(place, _new_id(), "succeeded") for number in (LONG_RUN, 1000)}
     for number, run in ids.items():
         lines = _lines(recorded, number)
-        with place.connected() as connection:
-            events.resume(connection, _today(), run)
-        while batch := list(itertools.islice(lines, 5000)):
-            with place.connected() as connection:
-                events.store(connection, _today(), run, batch)
+        events.resume(place.connection, _today(), run)
+        events.store(place.connection, _today(), run, list(lines))
     taken: dict[int, list[float]] = {number: [] for number in ids}
     with httpx.Client(base_url=place.url, headers=place.headers, trust_env=False) as client:
         for _ in range(PAGES):
@@ -205,17 +213,19 @@ def _first_pages(place: Place, recorded: list[dict[str, Any]]) -> tuple[float, f
     return statistics.median(taken[LONG_RUN]), statistics.median(taken[1000])
 
 
-def _insert_run(place: Place, status: str) -> str:
-    run = f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+def _new_id() -> str:
+    return f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def _insert_run(place: Place, run: str, status: str) -> str:
     node = (place.home / "control" / "node").read_text(encoding="utf-8")
-    with place.connected() as connection:
-        connection.execute(
-            "INSERT INTO runs (id, day, operation, environment, effect, status, parameters, check_mode, diff,"
-            " requested_by, timeout_seconds, node, started_at, finished_at)"
-            " VALUES (%s, %s, 'backup', 'local', 'read', %s, '{}', false, false, 'bench', 600, %s, now(),"
-            " CASE WHEN %s THEN now() END)",
-            [run, _today(), status, node, status != "running"],
-        )
+    place.connection.execute(
+        "INSERT INTO runs (id, day, operation, environment, effect, status, parameters, check_mode, diff,"
+        " requested_by, timeout_seconds, node, started_at, finished_at)"
+        " VALUES (%s, %s, 'backup', 'local', 'read', %s, '{}', false, false, 'bench', 600, %s, now(),"
+        " CASE WHEN %s THEN now() END)",
+        [run, _today(), status, node, status != "running"],
+    )
     return run
 
 
@@ -232,7 +242,7 @@ def _until(what: Callable[[], bool]) -> None:
     while not what():
         if time.monotonic() > deadline:
             raise SystemExit(f"events were not stored within {DEADLINE_SECONDS:.0f} s: does the worker run?")
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def _today() -> datetime.date:
@@ -242,8 +252,6 @@ def _today() -> datetime.date:
 def _write(home: Path, run: str, number: int, per_second: int) -> None:
     """Be the supervisor: one event, then after a line on standard input the others; 0 a second: as fast as it goes."""
     directory = rundir.RunDirectory(home / "control" / "runs" / run)
-    lock = rundir.try_lock(directory.supervisor_lock)
-    assert lock is not None
     recorded = _recorded(home)
     started_at = journal.utc()
     with directory.events_file.open("a", buffering=1 if per_second else 64 * 1024) as file:
@@ -258,7 +266,6 @@ def _write(home: Path, run: str, number: int, per_second: int) -> None:
             file.write(f'{line[:-1]},"sent":{time.time_ns()}}}\n' if per_second else f"{line}\n")
     outcome = rundir.Outcome("succeeded", started_at, journal.utc(), events=number, rc=0)
     rundir.write_durably(directory.outcome_file, asdict(outcome))
-    os.close(lock)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from psycopg import Connection
 from bazaruto.database import statements
 
 SQL = statements(__package__, "events.sql")
-LOOK_EVENTS, LOOK_CHARACTERS = 1000, 1024 * 1024  # that a stream takes at once; the last may go beyond
+LOOK_EVENTS = 256  # that a stream takes at once; of the longest there are, 16 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,5 +56,5 @@ def page(connection: Connection[Any], day: datetime.date, run: str, after: int, 
 
 def to_stream(connection: Connection[Any], day: datetime.date, run: str, after: int) -> list[tuple[int, str]]:
     """The next (seq, JSON text) pairs: not more than a process can hold for each of its streams."""
-    values = {"day": day, "run": run, "after": after, "limit": LOOK_EVENTS, "characters": LOOK_CHARACTERS}
-    return [(row["seq"], row["body"]) for row in connection.execute(SQL.events_to_stream, values)]
+    values = {"day": day, "run": run, "after": after, "limit": LOOK_EVENTS}
+    return [(row["seq"], row["body"]) for row in connection.execute(SQL.page_of_events, values)]

@@ -11,13 +11,5 @@ COPY events (day, run, seq, body) FROM STDIN;
 SELECT seq, body::text AS body FROM events
 WHERE day = %(day)s AND run = %(run)s AND seq > %(after)s ORDER BY seq LIMIT %(limit)s;
 
--- name: events_to_stream, after a sequence number: as many as one look may hold, by number and by amount of text
-SELECT seq, body FROM (
-    SELECT seq, body, sum(length(body)) OVER (ORDER BY seq) - length(body) AS before FROM (
-        SELECT seq, body::text AS body FROM events
-        WHERE day = %(day)s AND run = %(run)s AND seq > %(after)s ORDER BY seq LIMIT %(limit)s) AS next_ones
-) AS counted
-WHERE before < %(characters)s ORDER BY seq;
-
 -- name: notify, whoever watches the run, once this transaction is durable
 SELECT pg_notify('run_events', %(run)s);
