@@ -48,3 +48,33 @@ def test_messages_stand_indented_below_their_task_and_wrap_there() -> None:
         "  ! db1  Say it  failed, ignored",
         "    no space",
     ]
+
+
+def test_what_was_decided_on_a_run_is_told_in_sentences() -> None:
+    nothing = {"cancel_requested_at": None, "left_running": [], "waived_at": None, "status_reason": None}
+    plain = {"id": "a", "status": "running", "revision": None, "dirty": False, **nothing}
+    assert render.about(plain) == {"id": "a", "status": "running", "revision": None, "canceled": ""}
+    decided = {
+        **plain,
+        "revision": "1a2b3c",
+        "dirty": True,
+        "cancel_requested_at": "2026-01-01T00:00:00.5Z",
+        "cancel_requested_by": "ann",
+        "cancel_reason": None,
+        "left_running": ["db1", "db2"],
+        "waived_at": "2026-01-01T00:01:00Z",
+        "waived_by": "bob",
+        "waive_reason": "both are off",
+    }
+    assert render.about(decided) == {
+        "id": "a",
+        "status": "running",
+        "revision": "1a2b3c, with changes that are not committed",
+        "canceled": "by ann at 2026-01-01T00:00:00Z",
+        "left_running": "db1, db2: may still be at work for it",
+        "waived": "by bob at 2026-01-01T00:01:00Z: both are off",
+    }
+    waiting = {**plain, "status": "waiting", "status_reason": "waiting for run b"}
+    assert render.about(waiting)["status"] == "waiting for run b"
+    unserved = {**plain, "status": "queued", "status_reason": "no worker serves local"}
+    assert render.about(unserved)["status"] == "queued: no worker serves local"

@@ -150,7 +150,8 @@ class Progress:
 def about(run: Mapping[str, Any]) -> dict[str, Any]:
     """What was asked, of which content, and what was decided since; without how it went and ended."""
     told = {name: value for name, value in run.items() if name not in TOLD_APART}
-    told["status"] = run["status"] + (f": {run['status_reason']}" if run["status_reason"] else "")
+    if reason := run["status_reason"]:
+        told["status"] = reason if reason.startswith(run["status"]) else f"{run['status']}: {reason}"
     if run["revision"]:
         told["revision"] = run["revision"] + (", with changes that are not committed" if run["dirty"] else "")
     told["canceled"] = _decision(run, "cancel_requested", "cancel")

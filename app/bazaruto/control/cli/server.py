@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import typer
 
 from bazaruto import config
+from bazaruto.control.cli.printing import Output, OutputOption, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -41,12 +42,16 @@ def migrate() -> None:
             typer.echo(name)
 
 
-def reindex() -> None:
+def reindex(output: OutputOption = Output.TABLE) -> None:
     """Enter runs and events that the control database lost, from this node's run directories; a line for each."""
     from bazaruto.control import reindex as entering
 
     with _refusals():
-        for line in entering.reindex(_settings()):
+        lines = entering.reindex(_settings())
+        if output is Output.JSON:
+            print_json({"items": list(lines), "next": None})
+            return
+        for line in lines:
             typer.echo(line)
 
 
