@@ -29,7 +29,7 @@ def serve(settings: Settings) -> int:
     health = observe.health(settings, pool)
     jobs = queue.application(procrastinate.SyncPsycopgConnector()).open(pool)
     acceptance = Acceptance(settings, pool, sealing.load(settings.home), jobs)
-    _say_what_is_wrong_with(acceptance.content)
+    _look_at(acceptance.content)
     streams = Streams(pool, Feed(settings.control_database_url), acceptance.content, settings.server.threads // 2)
     api = Api(
         settings=settings,
@@ -63,8 +63,15 @@ def migrate(settings: Settings) -> list[str]:
     return [*applied, *([f"wrote {path}"] if path else [])]
 
 
-def _say_what_is_wrong_with(content: Content) -> None:
-    """Content that cannot be launched keeps nobody from looking at runs, or from ending them."""
+def _look_at(content: Content) -> None:
+    """Refuse to start where no content is at all, which is a wrong setting.
+
+    Content with mistakes keeps nobody from looking at runs or from ending them; only launches are refused.
+    """
+    if not (content.source / "playbooks" / "operations.yml").is_file():
+        raise catalog.CatalogueError(
+            f"There is no content in {content.source} (no playbooks/operations.yml): set BAZARUTO_CONTENT_DIRECTORY."
+        )
     try:
         content.current()
     except (catalog.CatalogueError, ContentError) as error:

@@ -247,6 +247,13 @@ def test_broken_content_refuses_launches_and_nothing_else_until_it_is_mended(edi
     assert edited.finished(edited.post(operation="say", environment="local").json()["id"])["status"] == "succeeded"
 
 
+def test_a_directory_without_any_content_is_refused_at_the_start(plane: Plane, tmp_path: Path) -> None:
+    done = plane.cli("serve", BAZARUTO_CONTENT_DIRECTORY=str(tmp_path), BAZARUTO_CONTROL_PORT="1")
+    assert done.returncode == 2
+    assert f"There is no content in {tmp_path}" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_new_operation_and_environment_need_no_restart(edited: Plane) -> None:
     catalogue = yaml.safe_load((edited.content / "playbooks" / "operations.yml").read_text())
     catalogue["operations"]["fresh"] = {**ENTRY, "playbook": "where.yml"}
