@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import signal
 import sys
 
 from . import cancels, clocks, disks, freezes, kills, outages, torn, workers
@@ -26,6 +27,8 @@ def main() -> int:
     if asked.list:
         print("\n".join(each.name for each in chosen))
         return 0
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # what was started is ended also when the suite is stopped
     rows: list[Row] = []
     with rig() as broken:
         for each in chosen:

@@ -14,14 +14,14 @@ import psycopg
 
 from bazaruto import embedded
 
-from .freezes import GRACE_SECONDS, cancel_all
+from .freezes import GRACE_SECONDS, LIMIT_SECONDS, cancel_all
 from .kills import must_be_interrupted
 from .rig import Case, Rig
 from .suite import fault
 
 FAMILY = {"asynchronous", "daemon", "bare", "deaf"}
 ENDED_SECONDS = GRACE_SECONDS + 10
-IDLE_SECONDS = 3.0  # of the operation trace_idle
+IDLE_SECONDS = 5.0  # of the operation trace_idle
 ROWS = 60_000  # of the dump; each takes a millisecond
 SLOWLY = """
 CREATE FUNCTION slowly(text) RETURNS boolean LANGUAGE plpgsql AS
@@ -147,7 +147,7 @@ def _without_sessions(rig: Rig, cases: list[Case]) -> list[Case]:
 def limit(rig: Rig, count: int) -> list[Case]:
     cases = rig.in_task(count, "trace_brief")
     for case in cases:
-        case.must_be("timed_out", end=False, says="after its time limit of 4 s", within=4 + ENDED_SECONDS)
+        case.must_be("timed_out", end=False, says="after its time limit of 8 s", within=LIMIT_SECONDS + ENDED_SECONDS)
     return cases
 
 

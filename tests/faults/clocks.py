@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .cancels import ENDED_SECONDS
-from .freezes import cancel_all
+from .freezes import LIMIT_SECONDS, cancel_all
 from .kills import must_succeed, release
 from .rig import Case, Rig
 from .suite import fault
@@ -103,7 +103,7 @@ def limit(rig: Rig, count: int) -> list[Case]:
         clock.jump(-DAY)
         rig.provably_running(cases)
         for case in cases:
-            case.must_be("timed_out", end=False, says="time limit", within=4 + ENDED_SECONDS)
+            case.must_be("timed_out", end=False, says="time limit", within=LIMIT_SECONDS + ENDED_SECONDS)
         rig.settle(cases)
     return cases
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 
 from bazaruto import processes
 
+from .freezes import LIMIT_SECONDS
 from .kills import kill_all, must_be_interrupted
 from .rig import Case, Rig
 from .suite import fault
@@ -19,6 +21,18 @@ def _dead(rig: Rig, count: int) -> list[Case]:
     rig.kill("worker")
     kill_all(who for case in cases for who in (rig.guard(case.run), rig.supervisor(case.run)))
     return rig.provably_running(cases)
+
+
+@fault("a control plane that comes back after the limit of a run that died before it")
+def dead_before_its_limit(rig: Rig, count: int) -> list[Case]:
+    """It did not run past its limit: nobody was there to run."""
+    cases = rig.in_task(count, "trace_brief")
+    rig.kill("worker")
+    kill_all(who for case in cases for who in (rig.guard(case.run), rig.supervisor(case.run)))
+    rig.provably_running(cases)
+    time.sleep(LIMIT_SECONDS)
+    rig.restart("worker")
+    return must_be_interrupted(cases, "guard and its supervisor died")
 
 
 @fault("half a line at the journal's end")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import signal
 import time
 
@@ -99,18 +98,11 @@ def newborn_guard(rig: Rig, count: int) -> list[Case]:
 
 @fault("SIGKILL of the supervisors of 16 runs at once", batch=16)
 def sixteen(rig: Rig, count: int) -> list[Case]:
-    cases = [rig.launch() for _ in range(count)]
-    for case in cases:
-        rig.plane.until(functools.partial(_in_task, rig, case), 90)
+    cases = rig.in_task(count)
     kill_all(rig.supervisor(case.run) for case in cases)
     for case in must_be_interrupted(cases, "was killed by SIGKILL"):
         case.within = 20
     return cases
-
-
-def _in_task(rig: Rig, case: Case) -> bool:
-    return any(event["type"] == "runner_on_start" and event["task"] == "Wait for the file"
-               for event in rig.plane.events(case.run))  # fmt: skip
 
 
 @fault("SIGTERM, then SIGKILL of the worker in the middle of starts", batch=6)
