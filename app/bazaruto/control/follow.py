@@ -14,10 +14,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from psycopg_pool import ConnectionPool
 
-from bazaruto import processes
-from bazaruto.control import ending, events, journal, rundir, runs, sweep
+from bazaruto import logs, processes
+from bazaruto.control import ending, events, journal, remote, rundir, runs, sweep
 from bazaruto.database import Connection
 
+log = logs.get(__name__)
 STEPS_BETWEEN_LOOKS = 10  # the supervisor's lock is looked at this much more rarely than its events
 STUCK_SECONDS = (
     15.0  # beyond limit and grace, until guard and supervisor count as stuck; the guard's patience is shorter
@@ -39,6 +40,8 @@ class Follower:
         self._cancelled_at: float | None = None
         self._undertaker: ThreadPoolExecutor | None = None
         self._burial: Future[rundir.Outcome] | None = None
+        self._bury_at = 0.0
+        self._past_limit = False
         self._last_seq = 0
 
     def step(self, pool: ConnectionPool[Connection]) -> bool:
@@ -72,15 +75,8 @@ class Follower:
 
     def cancel(self, wish: rundir.Cancellation) -> None:
         """Have the run ended: written down first, so that whoever ends it knows why, then signalled."""
-        try:
-            self._directory.write_cancellation(wish)
-        except FileNotFoundError:
-            return  # what was reserved for it is gone, since the outcome is being written
-        self._cancelled_at = self._cancelled_at or time.monotonic()
-        supervisor = processes.read_pid_file(self._directory.supervisor_file)
-        if supervisor:
-            processes.send(supervisor, signal.SIGTERM)
-            processes.send(supervisor, signal.SIGCONT)  # a frozen process acts on no signal but this one
+        if cancel(self._directory, wish):
+            self._cancelled_at = self._cancelled_at or time.monotonic()
 
     def close(self) -> None:
         """Stop following; somebody else may."""
@@ -129,27 +125,38 @@ class Follower:
 
     def _buried(self) -> rundir.Outcome | None:
         """The outcome written in the place of guard and supervisor; None while their remains are being ended."""
-        if self._burial is None:
-            self._undertaker = ThreadPoolExecutor(1, "sweep")
-            self._burial = self._undertaker.submit(sweep.bury, self._directory)
-        if not self._burial.done():
+        if self._burial is None and time.monotonic() >= self._bury_at:
+            self._undertaker = self._undertaker or ThreadPoolExecutor(1, "sweep")
+            self._burial = self._undertaker.submit(sweep.bury, self._directory, self._past_limit)
+        if self._burial is None or not self._burial.done():
             return None
-        burial, self._burial = self._burial, None  # after a failure it is tried again
-        return burial.result()
+        burial, self._burial = self._burial, None
+        try:
+            return burial.result()
+        except FileNotFoundError:
+            raise  # the directory is gone: there is nowhere to write to
+        except OSError as error:
+            log.warn("the outcome of a dead run cannot be written; trying again", run=self.run, error=str(error))
+            self._bury_at = time.monotonic() + rundir.SECONDS_BETWEEN_WRITES
+            return None
 
     def _end_if_stuck(self) -> None:
         """Kill guard and supervisor that let limit and grace pass; the guard does that for a stuck supervisor."""
         if self._overdue():
+            self._past_limit = self._directory.private.exists()  # gone: only the outcome's writing is overdue
             for identity in sweep.recorded(self._directory):
                 processes.send(identity, signal.SIGKILL)
 
     def _overdue(self) -> bool:
-        patience = ending.GRACE_SECONDS + STUCK_SECONDS
-        if self._cancelled_at is not None and time.monotonic() - self._cancelled_at > patience:
-            return True
         spec = self._directory.spec()
         seconds = spec.seconds_since_claim()
-        return seconds is not None and seconds > spec.timeout_seconds + patience
+        over = [
+            *([] if self._cancelled_at is None else [time.monotonic() - self._cancelled_at]),
+            *([] if seconds is None else [seconds - spec.timeout_seconds]),
+        ]
+        late = max(over, default=0.0) - ending.GRACE_SECONDS - STUCK_SECONDS
+        # Its supervisor may be asking hosts, and then its guard.
+        return late > 0 and late > 2 * remote.seconds_needed(self._directory)
 
 
 def adopt(directory: rundir.RunDirectory, run: str, day: datetime.date) -> Follower | None:
@@ -157,3 +164,16 @@ def adopt(directory: rundir.RunDirectory, run: str, day: datetime.date) -> Follo
     directory.path.mkdir(mode=0o700, parents=True, exist_ok=True)  # it was lost: the run ends as interrupted
     lock = rundir.try_lock(directory.follower_lock)
     return None if lock is None else Follower(run, day, directory, lock)
+
+
+def cancel(directory: rundir.RunDirectory, wish: rundir.Cancellation) -> bool:
+    """Have a run ended, whoever follows it; False when it is ending already."""
+    try:
+        directory.write_cancellation(wish)
+    except FileNotFoundError:
+        return False  # what was reserved for it is gone, since the outcome is being written
+    supervisor = processes.read_pid_file(directory.supervisor_file)
+    if supervisor:
+        processes.send(supervisor, signal.SIGTERM)
+        processes.send(supervisor, signal.SIGCONT)  # a frozen process acts on no signal but this one
+    return True

@@ -21,7 +21,7 @@ from psycopg_pool import PoolTimeout
 
 from bazaruto import logs
 from bazaruto.config import DatabaseSettings, Settings
-from bazaruto.control import catalog, follow, journal, launch, launcher, observe, queue, rundir, runs, sealing
+from bazaruto.control import catalog, follow, journal, launch, launcher, observe, queue, rundir, runs, sealing, settling
 from bazaruto.control.content import Content, ContentError, Snapshot, UnknownContentError
 from bazaruto.database import Connection, Pool, open_pool
 
@@ -29,7 +29,7 @@ log = logs.get(__name__)
 STEP_SECONDS = 0.05  # between two looks at the journals of living runs
 HEARTBEAT_SECONDS = 5.0  # between two signs of life, which people and health checks read
 IDLE_SECONDS = 1.0  # between two looks for work that nobody woke us for
-ADOPT_SECONDS = 2.0  # between two looks for runs that nobody follows
+ADOPT_SECONDS = 0.5  # between two looks for runs that nobody follows, and for those to cancel: another may be woken
 CONCURRENT_RUNS = 16  # supervisors of one worker; more runs stay queued
 CANNOT_START = (
     OSError,
@@ -51,6 +51,7 @@ class Worker:
         self._pool = pool
         self._seal = sealing.load(settings.home)
         self._node = node_name(settings.home)
+        self._settler = settling.Settler(settings, pool, self._node)
         self._followers: dict[str, follow.Follower] = {}
         self._launcher = launcher.Launcher(launch.environment(settings, settings.content_directory, launcher.NO_RUN))
         self._woken = threading.Event()
@@ -88,22 +89,23 @@ class Worker:
             self._woken.wait(STEP_SECONDS if self._followers else IDLE_SECONDS)
         for follower in self._followers.values():
             follower.close()
-        self._say_that_it_leaves()
+        self._settler.close()
         self._launcher.stop()
+        self._say_that_it_leaves()
         log.info("worker stopped", still_running=sorted(self._followers))
 
     def _turn(self) -> None:
         now = time.monotonic()
         if now >= self._adopt_at:
+            self._adopt_at = now + ADOPT_SECONDS  # before looking: who wakes us meanwhile must not be forgotten
             self._adopt()
-            self._adopt_at = now + ADOPT_SECONDS
         if now >= self._heartbeat_at:
-            self._say_that_it_lives()
             self._heartbeat_at = now + HEARTBEAT_SECONDS
-        ended = self._follow()
-        if ended or now >= self._look_for_work_at:
-            self._start_what_may_start()
+            self._say_that_it_lives()
+        ended = [self._follow(), self._settler.step()]
+        if any(ended) or now >= self._look_for_work_at:
             self._look_for_work_at = now + IDLE_SECONDS
+            self._start_what_may_start()
 
     def _say_that_it_lives(self) -> None:
         environments = list(self._settings.control_environments)
@@ -121,10 +123,18 @@ class Worker:
         for row in rows:
             try:
                 follower = self._followers.get(row["id"]) or self._adopted(row)
-                if follower and row["cancel_requested_at"]:
-                    follower.cancel(rundir.Cancellation(row["cancel_requested_by"], row["cancel_reason"]))
+                if row["cancel_requested_at"]:
+                    self._cancel(row, follower)
             except OSError:  # its trouble must not be the other runs'; it is tried again
                 log.exception("run cannot be adopted or canceled", run=row["id"])
+
+    def _cancel(self, row: Mapping[str, Any], follower: follow.Follower | None) -> None:
+        """Also a run that another worker follows: that one may be frozen."""
+        wish = rundir.Cancellation(row["cancel_requested_by"], row["cancel_reason"])
+        if follower:
+            follower.cancel(wish)
+        else:
+            follow.cancel(launch.directory_of(self._settings, row["id"]), wish)
 
     def _adopted(self, row: Mapping[str, Any]) -> follow.Follower | None:
         directory = launch.directory_of(self._settings, row["id"])
@@ -150,7 +160,16 @@ class Worker:
             raise
         except Exception as error:
             log.exception("run cannot be followed", run=follower.run)
-            return follower.give_up(self._pool, f"{type(error).__name__}: {error}")
+            return self._give_up(follower, f"{type(error).__name__}: {error}")
+
+    def _give_up(self, follower: follow.Follower, reason: str) -> bool:
+        try:
+            return follower.give_up(self._pool, reason)
+        except AWAY:
+            raise
+        except Exception:
+            log.exception("run cannot even be given up; it is tried again", run=follower.run)
+            return False
 
     def _start_what_may_start(self) -> None:
         while len(self._followers) < CONCURRENT_RUNS and self._start_one():
@@ -267,6 +286,8 @@ async def _wait_for_jobs(url: str, worker: Worker) -> None:
     connector = procrastinate.PsycopgConnector(conninfo=url, min_size=1, max_size=3)
     app = queue.application(connector, worker.wake)
     async with app.open_async():
+        for job in await app.job_manager.get_stalled_jobs(queue=queue.WAKE):  # of a worker that was killed
+            await app.job_manager.finish_job(job, procrastinate.jobs.Status.FAILED, delete_job=True)
         await app.run_worker_async(
             queues=[queue.WAKE],
             fetch_job_polling_interval=queue.POLL_SECONDS,
