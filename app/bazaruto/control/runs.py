@@ -13,6 +13,7 @@ from psycopg import Connection
 from psycopg.types.json import Json
 from pydantic import AfterValidator, BaseModel, Field
 
+from bazaruto.control import events
 from bazaruto.control.catalog import Effect, Operation
 from bazaruto.control.requests import LaunchRequest, RetryRequest, command
 from bazaruto.control.rundir import Outcome
@@ -255,8 +256,9 @@ def _ended(connection: Connection[Any], run: str, status: RunStatus, reason: str
 
 
 def note(connection: Connection[Any], run: str, status: RunStatus, reason: str) -> None:
-    """Write a step of a run's life down."""
+    """Write a step of a run's life down, and tell whoever follows it."""
     connection.execute(SQL.insert_change, {"run": run, "status": status, "reason": reason})
+    events.announce(connection, run)
 
 
 def find(connection: Connection[Any], run: str) -> Mapping[str, Any] | None:

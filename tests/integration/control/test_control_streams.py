@@ -24,7 +24,7 @@ import psycopg
 import pytest
 
 from bazaruto import config, database, web
-from bazaruto.control import client, events, feed, journal, rundir, streams
+from bazaruto.control import client, events, feed, journal, rundir, runs, streams
 from bazaruto.control.content import Content
 
 from ..serving import json_lines, serving, wait_for
@@ -190,6 +190,21 @@ def test_what_is_stored_reaches_the_reader_without_waiting_for_the_next_look(pla
     assert heard.runs[-1]["status"] == "failed"
 
 
+def test_a_recorded_end_is_heard_without_waiting_for_the_next_look(plane: Plane) -> None:
+    delays = []
+    for _ in range(5):
+        story = Story(plane)
+        with hearing(plane, story.id) as heard:
+            story.store(1)
+            wait_for(lambda: heard.seqs)  # the stream rests now
+            now = journal.utc()
+            with story.connected() as connection:
+                runs.end(connection, story.id, rundir.Outcome("succeeded", now, now, events=1, rc=0))
+            ended = time.monotonic()
+        delays.append(time.monotonic() - ended)
+    assert sorted(delays)[2] < streams.LOOK_SECONDS / 3
+
+
 def test_a_lost_notification_only_delays(plane: Plane) -> None:
     story = Story(plane)
     with hearing(plane, story.id) as heard:
@@ -291,6 +306,13 @@ def _events(story: Story) -> str:
 def hear_status(plane: Plane, story: Story) -> int:
     with plane.http.stream("GET", _events(story), headers=STREAM) as answer:
         return answer.status_code
+
+
+def test_asking_only_for_the_head_of_a_stream_holds_no_slot(plane: Plane) -> None:
+    story = Story(plane)
+    for _ in range(3 * ROOM):
+        assert plane.http.head(_events(story), headers=STREAM).status_code == 200
+    assert hear_status(plane, story) == 200
 
 
 def test_a_follower_of_the_client_gets_each_event_once_over_a_restart_of_the_api(plane: Plane) -> None:
