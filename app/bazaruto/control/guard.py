@@ -25,7 +25,6 @@ from bazaruto.processes import ProcessIdentity
 
 LOOK_SECONDS = 1.0  # between two looks at who lives below, and at whether the supervisor is stuck
 STUCK_SECONDS = 5.0  # beyond limit and grace, until a supervisor counts as stuck
-SECONDS_BETWEEN_WRITES = 1.0  # while the disk has no room for the outcome
 
 
 def main(arguments: list[str]) -> int:
@@ -89,6 +88,8 @@ class Guard:
 
     def _stuck(self) -> bool:
         """Whether the supervisor should have ended the run by itself, long ago."""
+        if not self._playing():
+            return False
         now = time.monotonic()
         patience = ending.GRACE_SECONDS + STUCK_SECONDS
         if self._cancel_seen is None and self._directory.cancel_file.exists():
@@ -96,6 +97,10 @@ class Guard:
         if self._cancel_seen is not None and now - self._cancel_seen > patience:
             return True
         return now - self._started > self._limit + patience
+
+    def _playing(self) -> bool:
+        """Whether the supervisor's last act has not begun: that removes the secrets, and may have to wait for room."""
+        return self._directory.private.exists()
 
     def _record_processes(self) -> None:
         """Note who lives below, for whoever must end them should this process be killed too."""
@@ -111,20 +116,13 @@ class Guard:
 
     def _stand_in(self, status: int) -> None:
         """End what the supervisor left behind, then say so."""
+        past_limit = self._playing() and time.monotonic() - self._started > self._limit
         ended = ending.end_descendants()
         end_masters(self._directory.path.name)
         code = os.waitstatus_to_exitcode(status)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         who = f"Its supervisor {how} before it wrote an outcome; {ended} processes that it left were ended."
-        outcome = verdict.unfinished(self._directory, who, [])
-        while True:
-            try:
-                self._directory.write_outcome(outcome)
-            except OSError as error:
-                print(f"the outcome cannot be written ({error}); trying again", file=sys.stderr, flush=True)
-                time.sleep(SECONDS_BETWEEN_WRITES)
-            else:
-                return
+        self._directory.write_outcome_at_last(verdict.unfinished(self._directory, who, [], past_limit))
 
 
 if __name__ == "__main__":

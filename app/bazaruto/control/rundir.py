@@ -25,6 +25,7 @@ from bazaruto.control.redactor import Redactor
 
 MARGIN = " " * 120  # Ansible's errors show this much of a line: without it half a secret, which nothing would redact
 CLOCK_GRAIN_SECONDS = 2.0  # how much older a file's time may be than the moment it was written
+SECONDS_BETWEEN_WRITES = 1.0  # while the disk refuses the outcome
 RESERVE_BYTES = 256 * 1024
 CANCEL_BYTES = 16 * 1024  # more than the longest reason takes
 
@@ -130,10 +131,16 @@ class RunDirectory:
         """Remove everything that may hold a secret; what remains is the record."""
         if not self.private.exists():
             return
+        try:
+            self._remove_traces()
+        except (OSError, ValueError, TypeError) as error:  # a damaged record keeps no secret here
+            print(f"what may hold secrets outside is not looked for: {error}", file=sys.stderr, flush=True)
+        shutil.rmtree(self.private)
+
+    def _remove_traces(self) -> None:
         if secrets := self._known_secrets():
             facts = self.path.parents[1] / "facts" / self.spec().environment
             traces.remove(Redactor(secrets), self.spec_file.stat().st_mtime - CLOCK_GRAIN_SECONDS, facts)
-        shutil.rmtree(self.private)
 
     def was_started(self) -> bool:
         """Whether a supervisor lives here, or ever did."""
@@ -183,6 +190,19 @@ class RunDirectory:
         self.cancel_reserve.unlink(missing_ok=True)
         self.reserve_file.unlink(missing_ok=True)
         write_durably(self.outcome_file, dataclasses.asdict(outcome))
+
+    def write_outcome_at_last(self, outcome: Outcome) -> None:
+        """The same, again for as long as the disk refuses. Raises FileNotFoundError when the directory is gone."""
+        while True:
+            try:
+                self.write_outcome(outcome)
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                print(f"the outcome cannot be written ({error}); trying again", file=sys.stderr, flush=True)
+                time.sleep(SECONDS_BETWEEN_WRITES)
+            else:
+                return
 
     def outcome(self) -> Outcome | None:
         """How the run ended, or None while it has not."""

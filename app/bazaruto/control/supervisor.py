@@ -90,7 +90,7 @@ class Watch:
 
 
 def main(directory: rundir.RunDirectory) -> None:
-    """Play the run, judge what was seen, and write the outcome. Raises OSError when it cannot be written."""
+    """Play the run, judge what was seen, and write the outcome."""
     spec = directory.spec()
     warm.show_as([sys.executable, "-m", "bazaruto.control.supervisor", spec.run, str(directory.path)], spec.run)
     redactor = Redactor(directory.secrets())
@@ -115,7 +115,7 @@ def main(directory: rundir.RunDirectory) -> None:
     if not whole or seen.failed_to_record:
         trouble = f"Not every event could be recorded ({seen.failed_to_record or 'the disk refused'})."
     status, error = verdict.judge(spec, seen, watch.ending, rc, trouble)
-    directory.write_outcome(
+    directory.write_outcome_at_last(
         rundir.Outcome(
             status=status,
             started_at=started_at,

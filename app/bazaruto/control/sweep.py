@@ -17,8 +17,10 @@ from bazaruto.processes import ProcessIdentity
 MARKER = "BAZARUTO_RUN_ID"
 
 
-def bury(directory: rundir.RunDirectory) -> rundir.Outcome:
+def bury(directory: rundir.RunDirectory, past_limit: bool = False) -> rundir.Outcome:
     """End everything of a run that nobody guards any more, then say so in its outcome.
+
+    `past_limit`: they were killed because they let the run's time limit pass. Time that went by since says nothing.
 
     Raises OSError while the disk has no room for that, ValueError when the run's record cannot be read.
     """
@@ -28,7 +30,7 @@ def bury(directory: rundir.RunDirectory) -> rundir.Outcome:
     what = f"{ended} processes that they left were ended" if ended else "no process of it was left"
     known = "What it had done until then is in its events" if directory.events_file.exists() else "It left no event"
     who = f"Its guard and its supervisor died without an outcome; {what}. {known}."
-    outcome = verdict.unfinished(directory, who, [])
+    outcome = verdict.unfinished(directory, who, [], past_limit)
     directory.write_outcome(outcome)
     return outcome
 

@@ -44,10 +44,11 @@ def _nobody(spec: rundir.Spec) -> str:
     return f"Nothing was done: {chosen}. `ansible-inventory -i inventories/{spec.environment} --graph` shows the hosts."
 
 
-def unfinished(directory: rundir.RunDirectory, who: str, left_running: list[str]) -> rundir.Outcome:
+def unfinished(directory: rundir.RunDirectory, who: str, left_running: list[str], past_limit: bool) -> rundir.Outcome:
     """The outcome of a run whose supervisor left none; `who` says who died, and what was done about the rest.
 
-    What was asked for before counts: a cancellation, or the time limit. Raises ValueError for an unreadable record.
+    What was due before counts: a cancellation, or the time limit, if its supervisor still lived past that.
+    Raises ValueError for an unreadable record.
     """
     now = journal.utc()
     spec = directory.spec() if directory.spec_file.exists() else None
@@ -55,7 +56,7 @@ def unfinished(directory: rundir.RunDirectory, who: str, left_running: list[str]
     cancellation = directory.cancellation()
     if cancellation:
         status, sentence = "canceled", f"{cancellation.sentence} {who}"
-    elif spec and seconds is not None and seconds > spec.timeout_seconds:
+    elif spec and past_limit:
         status, sentence = "timed_out", f"It ran past its time limit of {spec.timeout_seconds:g} s. {who}"
     else:
         status, sentence = "interrupted", f"{who} Check the hosts before it is launched again."
