@@ -41,15 +41,15 @@ class Follower:
         self._undertaker: ThreadPoolExecutor | None = None
         self._burial: Future[rundir.Outcome] | None = None
         self._bury_at = 0.0
+        self.behind = False  # whether there is more to copy at once
         self._past_limit = False
         self._last_seq = 0
 
     def step(self, pool: ConnectionPool[Connection]) -> bool:
         """Bring PostgreSQL up to date; True when the run has ended and that is recorded."""
         outcome = self._ended()  # before the events are read: a journal is complete when there is an outcome
-        while self._copy(pool):
-            pass
-        return outcome is not None and self._record(pool, outcome)
+        self.behind = self._copy(pool)  # one batch, so that a run that prints much does not hold up the others
+        return outcome is not None and not self.behind and self._record(pool, outcome)
 
     def _record(self, pool: ConnectionPool[Connection], outcome: rundir.Outcome) -> bool:
         """Record the end, once every event that is in the journal is in PostgreSQL."""

@@ -86,13 +86,18 @@ class Worker:
                 self._stopping.wait(IDLE_SECONDS)
             else:
                 self._away = False
-            self._woken.wait(STEP_SECONDS if self._followers else IDLE_SECONDS)
+            self._woken.wait(self._patience())
         for follower in self._followers.values():
             follower.close()
         self._settler.close()
         self._launcher.stop()
         self._say_that_it_leaves()
         log.info("worker stopped", still_running=sorted(self._followers))
+
+    def _patience(self) -> float:
+        if any(follower.behind for follower in self._followers.values()):
+            return 0.0
+        return STEP_SECONDS if self._followers else IDLE_SECONDS
 
     def _turn(self) -> None:
         now = time.monotonic()
