@@ -8,12 +8,10 @@ import json
 import signal
 import sys
 
-from . import cancels, clocks, disks, freezes, kills, outages, torn, workers
+from .catalogue import FAULTS
 from .report import table
 from .rig import rig
-from .suite import FAULTS, Row, attempt
-
-PARTS = (kills, freezes, cancels, workers, outages, torn, clocks, disks)  # each enters its faults
+from .suite import Row, attempt
 
 
 def main() -> int:

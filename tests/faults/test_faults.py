@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from .__main__ import PARTS
+from .catalogue import FAULTS, PARTS
 from .rig import Rig, rig
-from .suite import FAULTS, attempt
+from .suite import attempt
 
 pytestmark = [pytest.mark.embedded, pytest.mark.xdist_group("faults")]
 CHOSEN = (

@@ -80,7 +80,7 @@ def _of_trace(case: Case, record: dict[str, Any]) -> list[str]:
     """Started at most once; `succeeded` exactly if the last task was played."""
     starts, ends = lines(case, "start"), lines(case, "end")
     lies = []
-    if starts > 1 or (case.started and starts != 1):
+    if starts > 1 or (case.started and case.counted and starts != 1):
         lies.append(f"was started {starts} times")
     if ends > starts:
         lies.append(f"ended {ends} times")
