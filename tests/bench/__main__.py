@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from . import backups, events, launches, service
+from . import backups, events, launches, service, start
 from .figures import Figure, report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,10 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help="setup, service, backups, events, launches")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="setup, service, backups, events, launches, start")
     parser.add_argument("--pairs", type=int, default=3, help="how often each pair is measured (default 3)")
     chosen = parser.parse_args()
-    parts = chosen.parts or ["setup", "service", "backups", "events", "launches"]
+    parts = chosen.parts or ["setup", "service", "backups", "events", "launches", "start"]
     figures: list[Figure] = []
     bazaruto = str(Path(sys.executable).parent / "bazaruto")
     with tempfile.TemporaryDirectory(prefix="bazaruto-bench-") as directory:
@@ -44,6 +44,9 @@ def main() -> None:
             if "events" in parts:
                 control = _status(bazaruto, environment, "control")
                 figures += events.measure(home, control["url"], control["database_url"])
+            if "start" in parts:
+                database_url = start.database_beside(status["database_url"], backups.superuser_url(home))
+                figures += start.measure(environment, database_url, _free_port(), chosen.pairs)
         finally:
             subprocess.run([bazaruto, "down"], env=environment, check=True)
     report(figures, ROOT / "var" / "bench.json")

@@ -235,7 +235,8 @@ def differences(left: dict[str, Any], right: dict[str, Any]) -> str:
 
 def told(run: Run) -> list[Any]:
     """A run's events without what no two runs share: times, uuids, pids."""
-    text = json.dumps([{k: v for k, v in event.items() if k not in ("at", "uuid", "seconds")} for event in run.events()])
+    own = ("at", "uuid", "seconds")
+    text = json.dumps([{name: event[name] for name in event if name not in own} for event in run.events()])
     text = text.replace(run.id, "RUN")
     for pattern in (
         r"\d+:\d+:\d+\.\d+",
