@@ -19,7 +19,7 @@ import traceback
 from pathlib import Path
 
 from bazaruto import processes
-from bazaruto.control import ending, rundir, supervisor, verdict
+from bazaruto.control import ending, remote, rundir, scopes, supervisor, verdict
 from bazaruto.control.play import end_masters
 from bazaruto.processes import ProcessIdentity
 
@@ -34,6 +34,7 @@ def main(arguments: list[str]) -> int:
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ending.become_subreaper()
+    scopes.enter(directory.path.name)  # so that nobody ends this run who only stops the worker's unit
     if identity := processes.identify(os.getpid()):
         processes.write_pid_file(directory.guard_file, identity)
     child = os.fork()
@@ -94,9 +95,9 @@ class Guard:
         patience = ending.GRACE_SECONDS + STUCK_SECONDS
         if self._cancel_seen is None and self._directory.cancel_file.exists():
             self._cancel_seen = now
-        if self._cancel_seen is not None and now - self._cancel_seen > patience:
-            return True
-        return now - self._started > self._limit + patience
+        due = [self._started + self._limit, *([] if self._cancel_seen is None else [self._cancel_seen])]
+        late = now - min(due) - patience
+        return late > 0 and late > remote.seconds_needed(self._directory)  # it may be asking hosts
 
     def _playing(self) -> bool:
         """Whether the supervisor's last act has not begun: that removes the secrets, and may have to wait for room."""
@@ -122,7 +123,9 @@ class Guard:
         code = os.waitstatus_to_exitcode(status)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         who = f"Its supervisor {how} before it wrote an outcome; {ended} processes that it left were ended."
-        self._directory.write_outcome_at_last(verdict.unfinished(self._directory, who, [], past_limit))
+        self._directory.write_outcome_at_last(
+            verdict.unfinished(self._directory, who, remote.end_work(self._directory), past_limit)
+        )
 
 
 if __name__ == "__main__":

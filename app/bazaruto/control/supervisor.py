@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from bazaruto import processes
-from bazaruto.control import ending, journal, rundir, vaults, verdict, warm
+from bazaruto.control import ending, journal, remote, rundir, vaults, verdict, warm
 from bazaruto.control.play import end_masters, play
 from bazaruto.control.recorder import Recorder
 from bazaruto.control.redactor import RedactedStream, Redactor
@@ -111,6 +111,7 @@ def main(directory: rundir.RunDirectory) -> None:
     if seen.statistics is None:
         ending.end_descendants()  # ansible-playbook did not come to its end, and what it had started lives on
     end_masters(spec.run)
+    elsewhere = _end_work_elsewhere(directory, watch, seen)
     whole = book.close()
     if not whole or seen.failed_to_record:
         trouble = f"Not every event could be recorded ({seen.failed_to_record or 'the disk refused'})."
@@ -122,12 +123,13 @@ def main(directory: rundir.RunDirectory) -> None:
             finished_at=journal.utc(),
             events=book.count if whole else journal.count_whole(directory.events_file),
             rc=rc,
-            error=redactor.clean(error),
+            error=redactor.clean(" ".join(filter(None, [error, elsewhere.sentence])) or None),
             result=redactor.clean(seen.result()),
             hosts={redactor.text(host): counts for host, counts in seen.hosts().items()}
             if seen.statistics is not None
             else None,
             seconds=spec.seconds_since_claim(),
+            left_running=elsewhere.hosts_left,
         )
     )
 
@@ -144,3 +146,11 @@ def _play(
     directory.add_secrets(vaulted)
     redactor.learn(vaulted)
     return play(directory, spec, seen)
+
+
+def _end_work_elsewhere(directory: rundir.RunDirectory, watch: Watch, seen: Recorder) -> remote.Ended:
+    """Units end with their task, unless the play was ended before its end, or lost the host meanwhile."""
+    if watch.ending or seen.statistics is None:
+        return remote.end_work(directory)
+    lost = {host for host, counts in seen.hosts().items() if counts.get("unreachable")}
+    return remote.end_work(directory, lost & remote.hosts_with_units(directory)) if lost else remote.Ended([], [])

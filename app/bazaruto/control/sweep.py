@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from bazaruto import processes
-from bazaruto.control import ending, rundir, verdict
+from bazaruto.control import ending, remote, rundir, scopes, verdict
 from bazaruto.control.play import end_masters
 from bazaruto.processes import ProcessIdentity
 
@@ -30,16 +30,16 @@ def bury(directory: rundir.RunDirectory, past_limit: bool = False) -> rundir.Out
     what = f"{ended} processes that they left were ended" if ended else "no process of it was left"
     known = "What it had done until then is in its events" if directory.events_file.exists() else "It left no event"
     who = f"Its guard and its supervisor died without an outcome; {what}. {known}."
-    outcome = verdict.unfinished(directory, who, [], past_limit)
+    outcome = verdict.unfinished(directory, who, remote.end_work(directory), past_limit)
     directory.write_outcome(outcome)
     return outcome
 
 
 def remains(directory: rundir.RunDirectory) -> list[ProcessIdentity]:
-    """The living processes of a run: marked ones, noted ones, and all that descend from them."""
+    """The living processes of a run: marked ones, those in its scope, noted ones, and all that descend from them."""
     run = directory.path.name
     marked = [pid for pid in processes.everyone() if processes.environment_of(pid).get(MARKER) == run]
-    found = {identity for identity in map(processes.identify, marked) if identity}
+    found = {identity for identity in map(processes.identify, [*marked, *scopes.members(run)]) if identity}
     noted = [*noted_by_guard(directory.processes_file), *recorded(directory)]
     found |= {identity for identity in noted if processes.is_alive(identity)}
     found |= {below for above in list(found) for below in processes.family(above.pid)}

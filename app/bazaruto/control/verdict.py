@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from bazaruto.control import journal, rundir
+from bazaruto.control import journal, remote, rundir
 from bazaruto.control.recorder import Recorder
 
 RC_BITS = {"failed": 2, "unreachable": 4}  # of ansible-playbook's exit code, each for a kind of lost host
@@ -44,7 +44,7 @@ def _nobody(spec: rundir.Spec) -> str:
     return f"Nothing was done: {chosen}. `ansible-inventory -i inventories/{spec.environment} --graph` shows the hosts."
 
 
-def unfinished(directory: rundir.RunDirectory, who: str, left_running: list[str], past_limit: bool) -> rundir.Outcome:
+def unfinished(directory: rundir.RunDirectory, who: str, elsewhere: remote.Ended, past_limit: bool) -> rundir.Outcome:
     """The outcome of a run whose supervisor left none; `who` says who died, and what was done about the rest.
 
     What was due before counts: a cancellation, or the time limit, if its supervisor still lived past that.
@@ -65,7 +65,7 @@ def unfinished(directory: rundir.RunDirectory, who: str, left_running: list[str]
         started_at=(spec and spec.started_at) or now,
         finished_at=now,
         events=journal.count_whole(directory.events_file),
-        error=sentence,
+        error=" ".join(filter(None, [sentence, elsewhere.sentence])),
         seconds=seconds,
-        left_running=left_running,
+        left_running=elsewhere.hosts_left,
     )
