@@ -118,6 +118,13 @@ class RunDirectory:
         """Make the directory, 0700, with the spec and the variables, 0600."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.mkdir(mode=0o700)
+        try:
+            self._fill(spec, variables)
+        except OSError:
+            shutil.rmtree(self.path)  # a full disk: nothing was started, so no secret may stay
+            raise
+
+    def _fill(self, spec: Spec, variables: dict[str, Any]) -> None:
         self.private.mkdir(mode=0o700)
         self.variables_file.parent.mkdir(mode=0o700)
         write_durably(self.spec_file, dataclasses.asdict(spec))
