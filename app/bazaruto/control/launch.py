@@ -5,19 +5,15 @@ from __future__ import annotations
 import datetime
 import os
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bazaruto import processes
 from bazaruto.config import Settings
-from bazaruto.control import rundir
+from bazaruto.control import rundir, surroundings
 from bazaruto.control.catalog import Catalogue
 from bazaruto.control.launcher import Launcher, Request
-
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-KEPT = ("HOME", "SSH_AUTH_SOCK", "TMPDIR", "TZ", "USER", "LOGNAME")  # all that a supervisor inherits
 
 
 class UnknownOperationError(Exception):
@@ -85,22 +81,7 @@ def start(  # noqa: PLR0913, PLR0917 - one call, six facts
     """Start the run's guard, hand it the lock that is the run's sign of life, and return its pid."""
     log = os.open(directory.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        variables = environment(settings, catalogue.directory, run)
+        variables = surroundings.environment(settings.home, catalogue.directory, run)
         return warm.begin(Request(run, str(directory.path), variables, str(catalogue.directory)), lock, log)
     finally:
         os.close(log)
-
-
-def environment(settings: Settings, content_directory: Path, run: str) -> dict[str, str]:
-    """All that a run may know of where it was started: nothing of the worker's that is not named here."""
-    configuration = content_directory / "ansible.cfg"
-    return {
-        **{name: os.environ[name] for name in KEPT if name in os.environ},
-        "PATH": f"{Path(sys.executable).parent}:{SYSTEM_PATH}",
-        "LANG": "C.UTF-8",
-        "LC_ALL": "C.UTF-8",
-        "BAZARUTO_HOME": str(settings.home),
-        "BAZARUTO_RUN_ID": run,
-        "PYTHONDONTWRITEBYTECODE": "1",  # a run changes nothing in its snapshot of the content
-        **({"ANSIBLE_CONFIG": str(configuration)} if configuration.is_file() else {}),
-    }

@@ -21,7 +21,20 @@ from psycopg_pool import PoolTimeout
 
 from bazaruto import logs
 from bazaruto.config import DatabaseSettings, Settings
-from bazaruto.control import catalog, follow, journal, launch, launcher, observe, queue, rundir, runs, sealing, settling
+from bazaruto.control import (
+    catalog,
+    follow,
+    journal,
+    launch,
+    launcher,
+    observe,
+    queue,
+    rundir,
+    runs,
+    sealing,
+    settling,
+    surroundings,
+)
 from bazaruto.control.content import Content, ContentError, Snapshot, UnknownContentError
 from bazaruto.database import Connection, Pool, open_pool
 
@@ -53,7 +66,9 @@ class Worker:
         self._node = node_name(settings.home)
         self._settler = settling.Settler(settings, pool, self._node)
         self._followers: dict[str, follow.Follower] = {}
-        self._launcher = launcher.Launcher(launch.environment(settings, settings.content_directory, launcher.NO_RUN))
+        self._launcher = launcher.Launcher(
+            surroundings.environment(settings.home, settings.content_directory, launcher.NO_RUN)
+        )
         self._woken = threading.Event()
         self._stopping = threading.Event()
         self._look_for_work_at = 0.0
