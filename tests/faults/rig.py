@@ -65,7 +65,6 @@ class Case:
     since: float = 0.0  # from when on its end is waited for, by the monotonic clock
     within: float = RECOVERY_SECONDS
     says: str = ""  # what its error must hold
-    events_lost: bool = False  # some could not be written, and the record must say so
     spoilt: bool = False  # its directory is damaged, and nothing can be read there
     record: dict[str, Any] | None = None  # as it ended
     started: bool = True  # whether it must have begun
