@@ -125,8 +125,9 @@ class RedactedStream:
         """Hand on what is whole; half a line might end within a secret."""
         self._target.flush()
 
-    def fileno(self) -> int:
-        return self._target.fileno()
+    def __getattr__(self, name: str) -> Any:
+        """What libraries ask of a standard stream besides: its descriptor, its buffer, its encoding."""
+        return getattr(self._target, name)
 
 
 class _Needle:

@@ -7,6 +7,8 @@ removed by its content; other runs of the same user have theirs beside it.
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 import shutil
 import stat
@@ -34,8 +36,9 @@ def remove(redactor: Redactor, since: float, facts: Path) -> None:
 
 
 def _candidates(facts: Path) -> Iterator[Path]:
-    yield from (Path.home() / ".ansible" / "tmp").glob("*")
-    yield from (Path.home() / ".ansible_async").glob("*")
+    for home in {Path.home(), Path(pwd.getpwuid(os.geteuid()).pw_dir)}:  # Ansible takes now the one, now the other
+        yield from (home / ".ansible" / "tmp").glob("*")
+        yield from (home / ".ansible_async").glob("*")
     yield from facts.glob("*")
     for directory in {tempfile.gettempdir(), "/tmp", "/var/tmp"}:  # noqa: S108 - where Ansible may have written
         yield from Path(directory).glob("ansible*")
