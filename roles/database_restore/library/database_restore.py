@@ -59,7 +59,7 @@ options:
     type: bool
     default: true
   keep_previous:
-    description: How many databases that earlier restores replaced stay; older ones are dropped before the copy.
+    description: How many databases that earlier restores replaced stay; older ones are dropped with the copy.
     type: int
     default: 1
 attributes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import time
 from collections.abc import Iterator
@@ -68,13 +69,14 @@ class Restore:
     def run(self, session: psycopg.Connection[Any], left: list[str]) -> dict[str, Any]:
         """Copy, prove, swap; until the swap the live database only stops taking writes."""
         dropped = removable(swap.previous(session, self.names.live), self.options["keep_previous"])
-        for name in (*left, *dropped):
+        for name in left:
             swap.drop(session, name)
         hold = None
         if self.live_exists and not self.options["keep_writes"]:
             hold = swap.WriteHold(self.server, self.names.live, self.options["hold_timeout"])
         try:
-            self._copy(session)
+            with self._dropping(dropped):
+                self._copy(session)
             outage = self._swap(session, hold)
         except BaseException:
             swap.drop(session, self.names.new)
@@ -87,6 +89,20 @@ class Restore:
             "kept": self.names.kept if self.live_exists else None,
             "dropped": dropped,
         }
+
+    @contextlib.contextmanager
+    def _dropping(self, names: list[str]) -> Iterator[None]:
+        """Drop databases in a session of its own while the block runs; what hinders that is raised after it."""
+
+        def drop() -> None:
+            with self.server.connect(swap.MAINTENANCE_DATABASE) as session:
+                for name in names:
+                    swap.drop(session, name)
+
+        with concurrent.futures.ThreadPoolExecutor(max_workers=1) as aside:
+            dropping = aside.submit(drop)
+            yield
+            dropping.result()
 
     def _check_file(self) -> None:
         if self.imported:
@@ -168,8 +184,9 @@ class Restore:
 def removable(previous: list[str], keep: int) -> list[str]:
     """Of the databases that earlier restores have replaced (newest first), those beyond the ones to keep.
 
-    They go before the copy: that makes room, and dropping a database afterwards would first write all of the copy's
-    pages to the disk (2.5 s for 440 MB). The database that this restore replaces is not among them.
+    They go while the copy begins: dropping a database afterwards would first write all of the copy's pages to the disk
+    (2.5 s for 440 MB), and waiting for it beforehand took 0.4 s of a restore of 800 MB. The database that this restore
+    replaces is not among them.
     """
     return previous[keep:]
 
