@@ -6,9 +6,10 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: database_restore_preview
-short_description: Say what replacing the live database would lose
+short_description: Choose the backup, and say what replacing the live database would lose
 description:
-  - Reads how old a backup is and counts the rows of the live database that are newer; changes nothing.
+  - Chooses the backup of a restore, reads how old it is and counts the rows of the live database that are newer;
+    changes nothing.
 options:
   connection:
     description: How PostgreSQL is reached, as a superuser.
@@ -33,16 +34,13 @@ options:
     type: str
     choices: [restore, undo]
     default: restore
-  name:
-    description: The backup, as shown.
-    type: str
-    default: ""
-  status:
-    description: What is known of the backup.
-    type: str
-    default: unverified
-  created_at:
-    description: Of when the backup's data is; empty when it does not say.
+  directory:
+    description: Where backups lie; needed for a restore.
+    type: path
+  backup:
+    description: >-
+      For a restore, the backup's name, or the full name of an archive C(NAME.sql.gz), without a path; empty for the
+      newest verified one.
     type: str
     default: ""
   keep_writes:
@@ -66,11 +64,15 @@ EXAMPLES = r"""
     connection: {host: /var/run/postgresql}
     database: bazaruto
     run: 20261123-154142
-    name: bazaruto_20261123_120000
-    created_at: "2026-11-23T12:00:00Z"
+    directory: /var/backups/bazaruto
+    backup: bazaruto_20261123_120000
 """
 
 RETURN = r"""
+backup:
+  description: The chosen backup, as C(backup_find) returns it.
+  returned: for a restore
+  type: dict
 lines:
   description: Sentences for a person.
   returned: success
@@ -106,12 +108,12 @@ def main() -> None:
             "database": {"type": "str", "required": True},
             "run": {"type": "str", "required": True},
             "of": {"type": "str", "choices": ["restore", "undo"], "default": "restore"},
-            "name": {"type": "str", "default": ""},
-            "status": {"type": "str", "default": "unverified"},
-            "created_at": {"type": "str", "default": ""},
+            "directory": {"type": "path"},
+            "backup": {"type": "str", "default": ""},
             "keep_writes": {"type": "bool", "default": False},
             "keep_previous": {"type": "int", "default": 1},
         },
+        required_if=[("of", "restore", ["directory"])],
         supports_check_mode=True,
     )
     require_psycopg(module)

@@ -6,6 +6,7 @@ import datetime
 from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.bazaruto_backup import contents, statements, storage
+from ansible.module_utils.bazaruto_backup.choosing import choose
 from ansible.module_utils.bazaruto_backup.connection import Server, one
 from ansible.module_utils.bazaruto_restore import replacing, swap
 
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
 
 
 def of_restore(options: dict[str, Any]) -> dict[str, Any]:
-    """The backup's age, what the live database has that the backup has not, and which kept databases would go."""
+    """The backup and its age, what the live database has that it has not, and which kept databases would go."""
     names = swap.Names(options["database"], options["run"])
     server = Server(options["connection"], f"bazaruto restore preview {options['run']}")
-    lines = [_age_line(options)]
+    backup = choose(options["directory"], options["backup"], "restore")
+    lines = [_age_line(backup)]
     with server.connect(swap.MAINTENANCE_DATABASE) as session:
-        newer = _newer_rows(server, session, names.live, options["created_at"])
+        newer = _newer_rows(server, session, names.live, backup["created_at"])
         previous = swap.previous(session, names.live)
     lines.append(_newer_line(names.live, newer, "after the backup", names.kept))
     if options["keep_writes"]:
@@ -37,7 +39,7 @@ def of_restore(options: dict[str, Any]) -> dict[str, Any]:
     dropped = replacing.removable(previous, options["keep_previous"])
     if dropped:
         lines.append(f"These databases, kept by earlier restores, are removed to make room: {', '.join(dropped)}.")
-    return {"lines": lines, "newer_rows": newer, "previous": previous, "kept": names.kept}
+    return {"backup": backup, "lines": lines, "newer_rows": newer, "previous": previous, "kept": names.kept}
 
 
 def of_undo(options: dict[str, Any]) -> dict[str, Any]:
@@ -58,12 +60,12 @@ def of_undo(options: dict[str, Any]) -> dict[str, Any]:
     return {"lines": lines, "newer_rows": newer, "previous": previous, "run": run}
 
 
-def _age_line(options: dict[str, Any]) -> str:
-    if not options["created_at"]:
-        return f"{options['name']} is an archive of the guide's script: it does not say of when its data is."
-    age = datetime.datetime.now(datetime.UTC) - storage.parse_time(options["created_at"])
-    known = "verified by a drill" if options["status"] == "verified" else f"{options['status']}: no drill has proven it"
-    return f"{options['name']} is {storage.show_age(age.total_seconds())} old (made {options['created_at']}, {known})."
+def _age_line(backup: dict[str, Any]) -> str:
+    if not backup["created_at"]:
+        return f"{backup['name']} is an archive of the guide's script: it does not say of when its data is."
+    age = datetime.datetime.now(datetime.UTC) - storage.parse_time(backup["created_at"])
+    known = "verified by a drill" if backup["status"] == "verified" else f"{backup['status']}: no drill has proven it"
+    return f"{backup['name']} is {storage.show_age(age.total_seconds())} old (made {backup['created_at']}, {known})."
 
 
 def _newer_rows(server: Server, session: psycopg.Connection[Any], live: str, created_at: str) -> dict[str, int] | None:
