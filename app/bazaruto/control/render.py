@@ -24,7 +24,7 @@ WORDS = {
 SECONDS_FOR_A_WORKER = 5.0  # to take a run that waits for nothing else, until it is said that none does
 ITEMS = ("runner_item_on_ok", "runner_item_on_failed")
 TOLD_APART = frozenset({
-    "status_reason", "waiting_for", "result", "changes", "error", "hosts", "dirty", "left_running",
+    "status_reason", "waiting_for", "result", "changes", "command", "error", "hosts", "dirty", "left_running",
     "cancel_requested_at", "cancel_requested_by", "cancel_reason", "waived_at", "waived_by", "waive_reason",
 })  # fmt: skip
 ROUTINE = frozenset({"ansible.builtin.validate_argument_spec"})  # Ansible's own; of interest only when it fails

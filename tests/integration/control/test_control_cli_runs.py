@@ -364,6 +364,14 @@ def test_show_has_the_content_that_was_run(control_plane: ControlPlane) -> None:
         assert re.search(rf"revision +{run['revision']}{changed} *\n", shown), shown
 
 
+def test_show_breaks_the_command_by_hand_nowhere(control_plane: ControlPlane, terminal: Terminal) -> None:
+    words = ["run", "repeat", "-p", f"word={'wide ' * 30}"]
+    run = json.loads(control_plane.cli(*words, "-o", "json").stdout)["id"]
+    child = terminal("show", run)
+    assert exit_code(child) == 0
+    assert control_plane.run(run)["command"] in child.before.splitlines()[-1]
+
+
 def test_waive_says_what_no_longer_waits(control_plane: ControlPlane) -> None:
     run = json.loads(control_plane.cli("run", "ping", "-e", "unreachable", "-o", "json").stdout)["id"]
     nothing = control_plane.cli("waive", run, "--reason", "it is switched off")

@@ -67,6 +67,8 @@ def show(run: RunArgument, output: OutputOption = Output.TABLE) -> None:
     if found["hosts"]:
         screen.print(tables.facts(found["hosts"]))
     render.end_of_run(screen, found)
+    if found["command"]:  # unbroken, so that it can be copied
+        screen.print(f"\nBy hand, where playbooks/ is:\n  {found['command']}", soft_wrap=True)
 
 
 def logs(
