@@ -18,6 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="faults whose name holds one of these words")
     parser.add_argument("--runs", type=int, default=20, help="runs of each fault that must count (default 20)")
+    parser.add_argument("--patience", type=float, default=1.0, help="times as long as promised an end may take")
     parser.add_argument("--list", action="store_true", help="print the names")
     parser.add_argument("-o", "--output", choices=["table", "json"], default="table")
     asked = parser.parse_args()
@@ -28,7 +29,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)  # what was started is ended also when the suite is stopped
     rows: list[Row] = []
-    with rig() as broken:
+    with rig(asked.patience) as broken:
         for each in chosen:
             row = attempt(broken, each, asked.runs)
             rows.append(row)

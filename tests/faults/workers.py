@@ -10,7 +10,7 @@ import psycopg
 from bazaruto import processes
 
 from .kills import kill_all, must_be_interrupted, must_succeed, release
-from .rig import Case, Rig
+from .rig import RECOVERY_SECONDS, Case, Rig
 from .suite import fault
 
 SOON_SECONDS = 30.0  # for several runs of several processes
@@ -53,7 +53,7 @@ def right_after_claim(rig: Rig, count: int) -> list[Case]:
     rig.kill("worker")
     rig.provably_running([case])
     rig.restart("worker")
-    case.must_be("succeeded", "interrupted")
+    case.must_be("succeeded", "interrupted", within=SOON_SECONDS)
     case.started = False
     return [case]
 
@@ -61,6 +61,14 @@ def right_after_claim(rig: Rig, count: int) -> list[Case]:
 @fault("SIGKILL of the worker while it claims", batch=1)
 def while_claiming(rig: Rig, count: int) -> list[Case]:
     """As soon as the run's directory appears, which is before the claim is committed."""
+    case = _claimed_by_the_dead(rig)
+    rig.restart("worker")
+    case.must_be("succeeded", "interrupted", within=SOON_SECONDS)
+    case.started = False
+    return [case]
+
+
+def _claimed_by_the_dead(rig: Rig) -> Case:
     case = rig.launch()
     case.release()
     directory = rig.plane.directory(case.run)
@@ -69,9 +77,24 @@ def while_claiming(rig: Rig, count: int) -> list[Case]:
         time.sleep(0.0005)
     rig.kill("worker")
     rig.provably_running([case])
-    rig.restart("worker")
-    case.must_be("succeeded", "interrupted")
-    case.started = False
+    return case
+
+
+@fault("SIGKILL of the worker while it claims, then cancel", batch=1)
+def claiming_canceled(rig: Rig, count: int) -> list[Case]:
+    """What the claim had prepared stays behind, with secrets in it, until a worker comes back."""
+    case = _claimed_by_the_dead(rig)
+    canceled = rig.cancel(case.run)
+    if canceled.status_code == 202 and canceled.json()["status"] == "canceled":
+        case.must_be("canceled", end=False, says="before it started")
+        rig.settle([case])
+        rig.restart("worker")
+        rig.plane.until(lambda: not (rig.plane.directory(case.run) / "private").exists(), RECOVERY_SECONDS)
+    else:  # it was killed a moment too late
+        case.counted = False
+        rig.restart("worker")
+        case.must_be("canceled", "interrupted", "succeeded")
+    case.started, case.spoilt = False, True
     return [case]
 
 
@@ -91,7 +114,7 @@ def newborn_guard(rig: Rig, count: int) -> list[Case]:
         ]
     kill_all(found[:1])
     rig.provably_running([case])
-    case.must_be("succeeded", "interrupted")
+    case.must_be("succeeded", "interrupted", within=SOON_SECONDS)
     case.started = False
     return [case]
 

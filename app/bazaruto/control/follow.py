@@ -121,7 +121,10 @@ class Follower:
         if outcome is None:
             self._end_if_stuck()
         waited = time.monotonic() - (self._outcome_seen_at or time.monotonic())
-        return outcome if waited > SECONDS_TO_LEAVE else None
+        if waited <= SECONDS_TO_LEAVE:
+            return None
+        self._end_guards()  # with an outcome they have nothing left to do: they are frozen
+        return outcome
 
     def _buried(self) -> rundir.Outcome | None:
         """The outcome written in the place of guard and supervisor; None while their remains are being ended."""
@@ -144,8 +147,13 @@ class Follower:
         """Kill guard and supervisor that let limit and grace pass; the guard does that for a stuck supervisor."""
         if self._overdue():
             self._past_limit = self._directory.private.exists()  # gone: only the outcome's writing is overdue
-            for identity in sweep.recorded(self._directory):
-                processes.send(identity, signal.SIGKILL)
+            self._end_guards()
+
+    def _end_guards(self) -> None:
+        guards = sweep.recorded(self._directory)
+        for identity in guards:
+            processes.send(identity, signal.SIGKILL)
+        processes.wait_all(guards, time.monotonic() + ending.BURIAL_SECONDS)
 
     def _overdue(self) -> bool:
         spec = self._directory.spec()

@@ -82,6 +82,9 @@ SELECT id, 'waiting', waiting_reason FROM marked;
 SELECT id, day, cancel_requested_at, cancel_requested_by, cancel_reason
 FROM runs WHERE status = 'running' AND node = %(node)s ORDER BY position;
 
+-- name: ended_among, of these runs
+SELECT id FROM runs WHERE id = ANY (%(ids)s::text[]) AND finished_at IS NOT NULL;
+
 -- name: end_run, once: a terminal state never changes. Its length is measured where it ran, by a clock that cannot jump
 UPDATE runs SET status = %(status)s, error = %(error)s, result = %(result)s, hosts = %(hosts)s, events = %(events)s,
                 left_running = %(left_running)s, waiting_for = NULL, waiting_reason = NULL, variables = NULL,

@@ -69,6 +69,7 @@ class Worker:
         self._launcher = launcher.Launcher(
             surroundings.environment(settings.home, settings.content_directory, launcher.NO_RUN)
         )
+        self._has_cleaned = False
         self._woken = threading.Event()
         self._stopping = threading.Event()
         self._look_for_work_at = 0.0
@@ -116,6 +117,8 @@ class Worker:
 
     def _turn(self) -> None:
         now = time.monotonic()
+        if not self._has_cleaned:
+            self._remove_leftovers()
         if now >= self._adopt_at:
             self._adopt_at = now + ADOPT_SECONDS  # before looking: who wakes us meanwhile must not be forgotten
             self._adopt()
@@ -126,6 +129,16 @@ class Worker:
         if any(ended) or now >= self._look_for_work_at:
             self._look_for_work_at = now + IDLE_SECONDS
             self._start_what_may_start()
+
+    def _remove_leftovers(self) -> None:
+        """Secrets of claims that no worker lived to commit, of runs that have been ended since."""
+        found = [path.parent.name for path in (self._settings.home / "control" / "runs").glob("*/private")]
+        with self._pool.connection() as connection:
+            ended = connection.execute(runs.SQL.ended_among, {"ids": found}).fetchall()
+        for directory in (launch.directory_of(self._settings, row["id"]) for row in ended):
+            if not rundir.is_locked(directory.supervisor_lock):
+                directory.remove_secrets()
+        self._has_cleaned = True
 
     def _say_that_it_lives(self) -> None:
         environments = list(self._settings.control_environments)

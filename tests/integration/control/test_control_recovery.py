@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.embedded, pytest.mark.xdist_group("faults")]
 @pytest.fixture(scope="module")
 def broken() -> Iterator[Rig]:
     """With its own PostgreSQL; every test leaves it running."""
-    with rig() as built:
+    with rig(patience=3) as built:
         yield built
 
 
