@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "control-plane.md"
 
 
+@pytest.mark.timeout(600)  # a dozen runs, and the platform, on a machine that does other things too
 def test_the_pages_commands_work_in_their_order(platform: Platform) -> None:
     """All blocks in one shell; `curl -f` makes an error status fail, and the run launched by curl is waited for."""
     script = "".join(re.findall(r"```sh\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL))
@@ -29,10 +30,13 @@ def test_the_pages_commands_work_in_their_order(platform: Platform) -> None:
         env=platform.environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert "\nevent: end\n" in done.stdout, done.stdout
+    assert "restore_drill in local: canceled" in done.stdout
+    assert "restore_drill in local: succeeded" in done.stdout, "the retry"
     launched = re.search(r'"id":"([^"]+)"[^{}]*"status":"queued"', done.stdout)
     assert launched, done.stdout
     ended = platform.run("logs", "-f", launched[1])
@@ -50,5 +54,6 @@ def test_the_page_names_every_state_and_file_there_is(platform: Platform) -> Non
     directory = platform.home / "control" / "runs" / run
     for name in re.findall(r"^var/control/runs/RUN/(\S+)", page, re.MULTILINE):
         assert (directory / name).is_file(), name
+    assert [each.name for each in (platform.home / "control" / "content").iterdir()]
     for name in re.findall(r"^var/(log/\S+|control/[a-z.]+) ", page, re.MULTILINE):
         assert (platform.home / name).is_file(), name
