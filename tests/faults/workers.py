@@ -89,7 +89,9 @@ def claiming_canceled(rig: Rig, count: int) -> list[Case]:
         case.must_be("canceled", end=False, says="before it started")
         rig.settle([case])
         rig.restart("worker")
-        rig.plane.until(lambda: not (rig.plane.directory(case.run) / "private").exists(), RECOVERY_SECONDS)
+        rig.plane.until(
+            lambda: not (rig.plane.directory(case.run) / "private").exists(), RECOVERY_SECONDS * rig.patience
+        )
     else:  # it was killed a moment too late
         case.counted = False
         rig.restart("worker")

@@ -25,5 +25,10 @@ def application(connector: procrastinate.BaseConnector, wake: Callable[[], None]
 
 
 def wake(app: procrastinate.App, connection: psycopg.Connection[Any]) -> None:
-    """Wake a worker when, and only if, the transaction of this connection commits."""
-    app.configure_task(WAKE, connection=connection).defer()
+    """Wake a worker when, and only if, the transaction of this connection commits. Raises psycopg's own errors."""
+    try:
+        app.configure_task(WAKE, connection=connection).defer()
+    except procrastinate.exceptions.ConnectorException as error:
+        if isinstance(error.__cause__, psycopg.Error):  # a database that is away is told from a fault of ours
+            raise error.__cause__ from error
+        raise
