@@ -205,10 +205,13 @@ class Api:
         wanted = web.json_body(requests.RetryRequest)
         with self.pool.connection() as connection:
             before = runs.of_row(self._row(connection, id))
+        operation = self.acceptance.content.operation(before.operation)
         try:
-            values = runs.once_more(before, wanted)
+            values = runs.once_more(before, operation.secrets() if operation else (), wanted)
         except runs.ClashError as error:
             raise Problem(409, detail=str(error)) from error
+        except requests.RefusedRequest as error:
+            raise _refused(error.errors) from error
         return self._accept(values, retry_of=id)
 
     def cancel(self, id: str) -> runs.Run:

@@ -100,6 +100,10 @@ class Operation:
         """The role variables behind checked parameters."""
         return {self.parameters[name].variable: value for name, value in values.items()}
 
+    def secrets(self) -> list[str]:
+        """The parameters whose values nobody is shown."""
+        return [name for name, each in self.parameters.items() if each.secret]
+
     def secret_variables(self) -> list[str]:
         return [each.variable for each in self.parameters.values() if each.secret]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from bazaruto.control import untemplated
 from bazaruto.control.catalog import Catalogue, Effect, Operation, WrongParameters
 
 LIMIT_PATTERN = r"^[A-Za-z0-9_*?!&\[][A-Za-z0-9_.:,*?!&\[\]-]*$"  # no option, no @file
+TEMPLATE = re.compile(r"\{[{%#]")
 LONGEST_FIELD = 200  # characters of a wrong field's name that an answer repeats
 
 # What is wrong with a limit of an operation in an environment: a field and why; None when it leaves some host.
@@ -127,5 +130,11 @@ def command(operation: Operation, request: LaunchRequest) -> str:
     words += ["-e", f"confirm={request.confirm}"] if request.confirm else []
     known = {name: value for name, value in request.parameters.items() if name in operation.parameters}
     open_ones = {name: value for name, value in known.items() if not operation.parameters[name].secret}
-    words += ["-e", json.dumps(operation.variables(open_ones), ensure_ascii=False)] if open_ones else []
+    words += ["-e", _extra_vars(operation.variables(open_ones))] if open_ones else []
     return shlex.join(words)
+
+
+def _extra_vars(variables: Mapping[str, Any]) -> str:
+    """As JSON; where that would hold a template, as YAML in which it is none, just as in the run."""
+    text = json.dumps(variables, ensure_ascii=False)
+    return untemplated.flow(variables) if TEMPLATE.search(text) else text

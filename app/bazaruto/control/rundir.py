@@ -132,7 +132,9 @@ class RunDirectory:
         self.cancel_reserve.write_bytes(bytes(CANCEL_BYTES))
         secrets = [variables[name] for name in spec.secret_variables if name in variables]
         write_durably(self.secrets_file, secrets)
-        write_private(self.variables_file, _untemplated(variables))
+        from bazaruto.control import untemplated  # here, since a supervisor needs no YAML
+
+        write_private(self.variables_file, untemplated.document(variables, MARGIN))
 
     def remove_secrets(self) -> None:
         """Remove everything that may hold a secret; what remains is the record."""
@@ -282,25 +284,3 @@ def write_private(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _untemplated(variables: dict[str, Any]) -> str:
-    """The variables as YAML in which every text is `!unsafe`: Ansible takes "{{ … }}" in it as it stands."""
-    import yaml  # here, since a supervisor needs no YAML
-
-    class Dumper(yaml.SafeDumper):
-        pass
-
-    def text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
-        return dumper.represent_scalar("!unsafe", value, style='"')
-
-    Dumper.add_representer(str, text)
-    lines = [f"{json.dumps(name)}:{MARGIN}{_flow(value, Dumper)}" for name, value in variables.items()]
-    return "".join(f"{line}\n" for line in lines) or "{}\n"
-
-
-def _flow(value: Any, dumper: Any) -> str:
-    import yaml
-
-    line: str = yaml.dump(value, Dumper=dumper, default_flow_style=True, width=sys.maxsize)
-    return line.removesuffix("...\n").rstrip("\n")

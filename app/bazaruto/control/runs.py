@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import enum
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any
 
 from psycopg import Connection
@@ -15,11 +15,10 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from bazaruto.control import events
 from bazaruto.control.catalog import Effect, Operation
-from bazaruto.control.requests import LaunchRequest, RetryRequest, command
+from bazaruto.control.requests import LaunchRequest, RefusedRequest, RetryRequest, command
 from bazaruto.control.rundir import Outcome
 from bazaruto.control.sealing import Seal
 from bazaruto.database import statements
-from bazaruto.redaction import HIDDEN
 
 SQL = statements(__package__, "runs.sql")
 
@@ -209,8 +208,9 @@ def cancel(connection: Connection[Any], run: str, by: str, reason: str | None) -
             raise ClashError(f"The run has ended already, as {row['status']}.")
 
 
-def once_more(before: Run, wanted: RetryRequest) -> dict[str, Any]:
-    """The launch that repeats a run on the hosts that failed. Raises ClashError when there is nothing to retry.
+def once_more(before: Run, secret: Collection[str], wanted: RetryRequest) -> dict[str, Any]:
+    """The launch that repeats a run on the hosts that failed. Raises ClashError when there is nothing to retry, and
+    RefusedRequest when a `secret` parameter that was given then is not given again.
 
     Without the play's statistics nobody knows which hosts failed: then it is repeated on all it was meant for.
     """
@@ -221,7 +221,12 @@ def once_more(before: Run, wanted: RetryRequest) -> dict[str, Any]:
     failed = [
         host for host, counts in (before.hosts or {}).items() if counts.get("failed") or counts.get("unreachable")
     ]
-    kept = {name: value for name, value in before.parameters.items() if value != HIDDEN}
+    kept = {name: value for name, value in before.parameters.items() if name not in secret}
+    forgotten = sorted(before.parameters.keys() & set(secret) - wanted.parameters.keys())
+    if forgotten:
+        raise RefusedRequest(
+            [(f"parameters.{name}", "is secret and was not kept: give it again") for name in forgotten]
+        )
     return {
         "operation": before.operation,
         "environment": before.environment,

@@ -85,7 +85,11 @@ def test_a_retry_needs_the_secrets_again(control_plane: ControlPlane) -> None:
     assert control_plane.finished(failed)["status"] == "failed"
     refused = post(control_plane, failed, "retry")
     assert refused.status_code == 422
-    assert [error["field"] for error in refused.json()["errors"]] == ["parameters.password"]
+    (wrong,) = refused.json()["errors"]
+    assert (wrong["field"], wrong["message"]) == (
+        "parameters.password",
+        "is secret and was not kept: give it again",
+    )
     accepted = post(control_plane, failed, "retry", parameters={"password": "battery staple"})
     again = control_plane.finished(accepted.json()["id"])
     assert (again["retry_of"], again["parameters"]) == (failed, {"password": "***"})

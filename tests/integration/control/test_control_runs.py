@@ -108,6 +108,8 @@ def test_templates_in_parameters_are_taken_as_they_stand(control_plane: ControlP
     wish = "{{ lookup('pipe', 'id') }} {% raw %}"
     ended = control_plane.finished(control_plane.launch("repeat", parameters={"word": wish})["id"])
     assert ended["result"]["word"] == wish
+    by_hand = control_plane.run(ended["id"])["command"]
+    assert shlex.split(by_hand)[-1] == '{"sample_word": !unsafe "' + wish + '"}'
 
 
 def test_check_mode_reaches_the_playbook(control_plane: ControlPlane, tmp_path: Path) -> None:

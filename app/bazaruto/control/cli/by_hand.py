@@ -27,6 +27,7 @@ def of_retry(run: str, wanted: Mapping[str, Any], given: Given) -> str:
 
     from bazaruto.control import requests, runs
     from bazaruto.control.rundir import RunDirectory
+    from bazaruto.redaction import HIDDEN
 
     settings = config.load()
     directory = RunDirectory(settings.home / "control" / "runs" / run)
@@ -36,12 +37,16 @@ def of_retry(run: str, wanted: Mapping[str, Any], given: Given) -> str:
             return ""
         ended = {"status": outcome.status, "hosts": outcome.hosts, "left_running": outcome.left_running}
         before = runs.of_row({**record, **ended})
-        values = runs.once_more(before, requests.RetryRequest.model_construct(**{**wanted, "parameters": {}}))
+        hidden = dict.fromkeys(name for name, shown in before.parameters.items() if shown == HIDDEN)
+        again = requests.RetryRequest.model_construct(**{**wanted, "parameters": hidden})
+        values = runs.once_more(before, hidden, again)
     except (OSError, KeyError, TypeError, ValidationError):
         return ""  # the record is not here, or of another version: the control plane has to be asked
     except runs.ClashError as error:
         return f" {error}"
-    return _told(settings, values, given, values["parameters"])
+    return _told(
+        settings, values, given, {name: values["parameters"][name] for name in before.parameters.keys() - hidden}
+    )
 
 
 def _told(
