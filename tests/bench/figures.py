@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,6 +33,15 @@ def alternate(pairs: int, ours: Callable[[], float], theirs: Callable[[], float]
         right.append(theirs())
         left.append(ours())
     return statistics.median(left), statistics.median(right)
+
+
+def medians(rounds: int, sides: Mapping[str, Callable[[], float]]) -> dict[str, float]:
+    """Measure any number of sides in turn; medians of each."""
+    took: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        for side, take in sides.items():
+            took[side].append(take())
+    return {side: statistics.median(values) for side, values in took.items()}
 
 
 def report(figures: Sequence[Figure], path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import statistics
 import subprocess
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 import psycopg
 
+from . import plays
 from .figures import Figure
 
 PLAYBOOK = """
@@ -43,7 +45,7 @@ operations:
     effect: read
     launch: operator
     timeout_seconds: 60
-"""
+""" + plays.OPERATION.lstrip("\n")
 ARGUMENTS = """
 argument_specs:
   main:
@@ -111,6 +113,7 @@ def measure(environment: dict[str, str], database_url: str, port: int, pairs: in
             for _ in range(max(pairs, 7)):
                 for side, take in sides.items():
                     took[side].append(take())
+            many = plays.measure(_bare(content), {**own, "PATH": os.defpath}, content, http, pairs)
     first = {side: statistics.median(each.first_task for each in all_of) for side, all_of in took.items()}
     whole = {side: statistics.median(each.whole for each in all_of) for side, all_of in took.items()}
     return [
@@ -120,6 +123,7 @@ def measure(environment: dict[str, str], database_url: str, port: int, pairs: in
         Figure("accept → first task ÷ cold ansible_runner.run", first["ours"], first["runner"], "s", ""),
         Figure("accept → recorded end ÷ bare ansible-playbook", whole["ours"], whole["bare"], "s", ""),
         Figure("accept → recorded end ÷ cold ansible_runner.run", whole["ours"], whole["runner"], "s", ""),
+        *many,
     ]
 
 
@@ -133,6 +137,7 @@ def database_beside(database_url: str, superuser: str) -> str:
 def _content(directory: Path) -> Path:
     for path, text in {
         "playbooks/first_task.yml": PLAYBOOK,
+        "playbooks/many_tasks.yml": plays.PLAYBOOK,
         "playbooks/operations.yml": OPERATIONS,
         "playbooks/callback_plugins/stamp.py": STAMP,
         "roles/nothing/meta/argument_specs.yml": ARGUMENTS,
