@@ -16,12 +16,10 @@ CHOSEN = (
     "SIGKILL of ansible-playbook with a family",
     "SIGKILL of all at once",
     "SIGKILL of a supervisor that writes",
-    "SIGSTOP of the supervisor, then cancel",
     "cancel of async task, daemons, a shell deaf to SIGTERM",
     "cancel of a pg_restore",
     "SIGKILL of the API between acceptance and answer",
     "disk full until after the end",
-    "half a line at the journal's end",
 )
 
 
