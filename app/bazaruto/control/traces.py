@@ -14,13 +14,17 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from bazaruto import processes
 from bazaruto.control.redactor import Redactor
 
 LARGEST_FILE = 8 * 1024 * 1024  # bytes looked at; Ansible's own files are much smaller
-_MODULE_DIRECTORY = re.compile(r"ansible-tmp-[0-9.]+-([0-9]+)-[0-9]+")  # named for the process that made it
+_MODULE_DIRECTORY = re.compile(
+    r"ansible-tmp-(?P<made>[0-9.]+)-(?P<pid>[0-9]+)-[0-9]+"
+)  # named for the process that made it
 
 
 def remove(redactor: Redactor, since: float, facts: Path) -> None:
@@ -55,7 +59,11 @@ def _written_since(path: Path, since: float) -> bool:
 def _in_use(path: Path) -> bool:
     """Whether the process that made it lives: then it is another run's, for this run's are all ended."""
     match = _MODULE_DIRECTORY.fullmatch(path.name)
-    return match is not None and Path("/proc", match[1]).exists()
+    maker = processes.identify(int(match["pid"])) if match else None
+    if match is None or maker is None:
+        return False
+    lived = time.clock_gettime(time.CLOCK_BOOTTIME) - maker.start_time / os.sysconf("SC_CLK_TCK")
+    return lived + 1 >= time.time() - float(match["made"])  # a younger one only has its number
 
 
 def _holds_secret(path: Path, redactor: Redactor) -> bool:
