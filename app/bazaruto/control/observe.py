@@ -62,7 +62,7 @@ def _workers(pool: Pool) -> dict[str, Any]:
     with pool.connection() as connection:
         row = connection.execute(runs.SQL.workers_alive).fetchone()
     if not row or not row["workers"]:
-        raise NotWell("no worker was heard of for 15 s: start `bazaruto worker`; runs wait until then")
+        raise NotWell("no worker is connected, or was heard of for 15 s: start `bazaruto worker`; runs wait until then")
     return {
         "count": row["workers"],
         "nodes": row["nodes"],

@@ -13,9 +13,8 @@ INSERT INTO run_changes (run, status, reason) VALUES (%(run)s, %(status)s, %(rea
 
 -- name: one_run, and whether a worker serves its environment
 SELECT runs.*, NOT EXISTS (
-    SELECT FROM workers w
-    WHERE w.seen_at > clock_timestamp() - interval '15 seconds'
-      AND (w.environments = '{}' OR runs.environment = ANY (w.environments))) AS unserved
+    SELECT FROM live_workers w
+    WHERE w.environments = '{}' OR runs.environment = ANY (w.environments)) AS unserved
 FROM runs WHERE id = %(id)s;
 
 -- name: changes_of_run
@@ -141,10 +140,10 @@ ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp();
 -- name: worker_left
 DELETE FROM workers WHERE id = %(id)s OR seen_at < clock_timestamp() - interval '1 day';
 
--- name: workers_alive, by their own word
+-- name: workers_alive
 SELECT count(*) AS workers, count(DISTINCT node) AS nodes,
        coalesce(extract(epoch FROM clock_timestamp() - min(seen_at)), 0) AS oldest_seen_seconds
-FROM workers WHERE seen_at > clock_timestamp() - interval '15 seconds';
+FROM live_workers;
 
 -- name: enter_run, again, from its directory; a retry of a run that is not known stands alone
 INSERT INTO runs (id, day, operation, environment, effect, exclusion, status, parameters, secret_variables, check_mode,

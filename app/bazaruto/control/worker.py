@@ -58,7 +58,8 @@ AWAY = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)  # the da
 class Worker:
     """One process' share of the work; any number of them may run."""
 
-    def __init__(self, settings: Settings, content: Content, pool: Pool) -> None:
+    def __init__(self, settings: Settings, content: Content, pool: Pool, name: str) -> None:
+        self._name = name  # also of its pool's connections: live_workers holds the one against the other
         self._settings = settings
         self._content = content
         self._pool = pool
@@ -75,7 +76,6 @@ class Worker:
         self._look_for_work_at = 0.0
         self._adopt_at = 0.0
         self._heartbeat_at = 0.0
-        self._id = f"{self._node}-{os.getpid()}-{secrets.token_hex(4)}"
         self._away = False
 
     def wake(self) -> None:
@@ -143,11 +143,13 @@ class Worker:
     def _say_that_it_lives(self) -> None:
         environments = list(self._settings.control_environments)
         with self._pool.connection() as connection:
-            connection.execute(runs.SQL.worker_seen, {"id": self._id, "node": self._node, "environments": environments})
+            connection.execute(
+                runs.SQL.worker_seen, {"id": self._name, "node": self._node, "environments": environments}
+            )
 
     def _say_that_it_leaves(self) -> None:
         with contextlib.suppress(*AWAY), self._pool.connection() as connection:
-            connection.execute(runs.SQL.worker_left, {"id": self._id})
+            connection.execute(runs.SQL.worker_left, {"id": self._name})
 
     def _adopt(self) -> None:
         """Follow every running run of this node that no living worker follows; end those that are to be canceled."""
@@ -292,7 +294,8 @@ def main(settings: Settings) -> int:
     logs.configure(settings, "control-worker")
     logging.getLogger("procrastinate").setLevel(logging.WARNING)  # a line for each time it wakes says nothing
     observe.refuse_without_tables(settings)
-    worker = Worker(settings, Content.of(settings), _pool(settings))
+    name = secrets.token_hex(4)
+    worker = Worker(settings, Content.of(settings), _pool(settings, name), name)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
     threading.Thread(target=_listen, args=(settings.control_database_url, worker), daemon=True).start()
@@ -300,9 +303,9 @@ def main(settings: Settings) -> int:
     return 0
 
 
-def _pool(settings: Settings) -> Pool:
+def _pool(settings: Settings, name: str) -> Pool:
     small = DatabaseSettings(min_connections=1, max_connections=2, acquire_timeout=2.0)
-    return open_pool(settings.control_database_url, small, "bazaruto-worker")
+    return open_pool(settings.control_database_url, small, f"bazaruto-worker {name}")
 
 
 def _listen(url: str, worker: Worker) -> None:

@@ -43,7 +43,7 @@ class ControlPlane:
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("BAZARUTO_")}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("BAZARUTO_", "COLUMNS"))}
         return {
             **kept,
             "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}",

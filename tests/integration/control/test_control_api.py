@@ -197,7 +197,7 @@ def test_an_operations_parameters_are_a_json_schema(control_plane: ControlPlane)
     names = {operation["name"] for operation in control_plane.http.get("/api/v1/operations").json()["items"]}
     assert {"say", "slow", "raze"} <= names
     environments = control_plane.http.get("/api/v1/environments").json()["items"]
-    assert {environment["name"] for environment in environments} == {"local", "unreachable"}
+    assert {environment["name"] for environment in environments} == {"local", "mixed", "unreachable"}
 
 
 def test_the_openapi_document_describes_every_route_and_every_answer(control_plane: ControlPlane) -> None:

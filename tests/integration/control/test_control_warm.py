@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from bazaruto import processes
-from bazaruto.control import launch, launcher, rundir
+from bazaruto.control import launcher, rundir, surroundings
 
 CONTENT = Path(__file__).parent / "warm_content"
 DEADLINE_SECONDS = 60.0
@@ -115,7 +115,7 @@ class Bench:
     def environment(self, run: str, content: Path | None = None) -> dict[str, str]:
         return {
             "HOME": str(self.home),
-            "PATH": f"{Path(sys.executable).parent}:{launch.SYSTEM_PATH}",
+            "PATH": f"{Path(sys.executable).parent}:{surroundings.SYSTEM_PATH}",
             "LANG": "C.UTF-8",
             "LC_ALL": "C.UTF-8",
             "BAZARUTO_HOME": str(self.home),
