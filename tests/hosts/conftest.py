@@ -24,6 +24,7 @@ REPOSITORY = Path(__file__).parents[2]
 PLAYBOOKS = Path(__file__).parent / "playbooks"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All of this folder works on one host, in one test process; without it, each test says why."""
     reason = image.missing()
