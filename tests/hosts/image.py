@@ -18,6 +18,7 @@ PACKAGES = (
     *("postgresql-15", "python3-psycopg"),
 )
 NEEDED = {"mmdebstrap": "mmdebstrap", "systemd-nspawn": "systemd-container", "ip": "iproute2", "ssh": "openssh-client"}
+BRIDGE = (["ip", "link", "add", f"bzt{os.getpid()}", "type", "bridge"], ["ip", "link", "del", f"bzt{os.getpid()}"])
 NOT_WANTED = (
     *(
         "console-getty.service",
@@ -40,6 +41,10 @@ def missing() -> str | None:
         return f"{', '.join(lacking)} is not installed: apt-get install {' '.join(lacking)}"
     if not is_complete():
         return f"there is no image {IMAGE} with what the tests need: run `make test-hosts`, which makes it"
+    for words in (["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"], *BRIDGE):
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return f"root may not do here what booting a host takes: {' '.join(words)}: {done.stderr.strip()}"
     return None
 
 
