@@ -26,7 +26,7 @@ clean: ## Stop all of it and remove var/ with all its data, after asking
 	@if [ -x $(BIN)/bazaruto ]; then $(BIN)/bazaruto down --remove-data; else echo "Nothing is set up here."; fi
 
 test: lint ## Run the linters and every test this machine can run, and say what was left out
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2
 
 test-hosts: ## Boot a real systemd host and test what runs there over SSH (root; makes the image once: 45 s, 600 MB)
 	@.ci/environment dev

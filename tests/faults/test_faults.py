@@ -10,7 +10,7 @@ from .catalogue import FAULTS, PARTS
 from .rig import Rig, rig
 from .suite import attempt
 
-pytestmark = [pytest.mark.embedded, pytest.mark.xdist_group("faults")]
+pytestmark = pytest.mark.embedded
 PATIENCE = 3.0  # other tests run beside; that an end comes in time is held by `make faults`, which has the machine
 CHOSEN = (
     "SIGKILL of ansible-playbook with a family",

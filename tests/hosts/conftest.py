@@ -24,14 +24,12 @@ REPOSITORY = Path(__file__).parents[2]
 PLAYBOOKS = Path(__file__).parent / "playbooks"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All of this folder works on one host, in one test process; without it, each test says why."""
     reason = image.missing()
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.hosts)
-            item.add_marker(pytest.mark.xdist_group("hosts"))
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
 

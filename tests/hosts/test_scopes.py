@@ -13,6 +13,7 @@ PYTHON = "env PYTHONPATH=/opt/bazaruto/app python3 -c"
 WORKER = """
 import os, subprocess, time
 from bazaruto.control import scopes
+
 if os.fork() == 0:
     os.setsid()
     assert scopes.enter(RUN)

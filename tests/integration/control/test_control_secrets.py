@@ -21,7 +21,7 @@ from bazaruto import processes
 from .conftest import ControlPlane
 from .secret_search import Found, SecretSearch
 
-pytestmark = [pytest.mark.embedded, pytest.mark.xdist_group("secrets")]
+pytestmark = pytest.mark.embedded
 
 CONTENT = Path(__file__).parents[1] / "content_secrets"
 VAULT_PASSWORD = "VAULTKEYplanted3"
