@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,7 +119,7 @@ def make_run(host: Host, home: Path, user: str = "root") -> Run:
     environment = {
         **surroundings.environment(home, REPOSITORY, number),
         remote.UNITS_VARIABLE: str(remote.units_file(directory)),
-        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(home / "ssh"),
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": tempfile.mkdtemp(prefix="bz-"),  # short: sockets lie in it
     }
     return Run(directory, environment, inventory)
 
