@@ -17,13 +17,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bazaruto.control import surroundings
 from bazaruto.control.content import Snapshot
 
 ANSWER_SECONDS = 20.0  # how long one inventory may take
 TURN_SECONDS = 10.0  # how long a launch waits while others ask: one process at a time
 KEPT_SECONDS, KEPT_ANSWERS = 60.0, 256  # an inventory that is computed may answer differently later
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-INHERITED = ("HOME", "TMPDIR", "TZ", "USER", "LOGNAME", "SSH_AUTH_SOCK")
 
 _Key = tuple[str, str, str, str | None]
 
@@ -118,15 +117,8 @@ def _listed(home: Path, content: Snapshot, operation: str, environment: str, lim
 
 def _environment(home: Path, directory: Path) -> dict[str, str]:
     """What a run has too, and nothing of the API's own environment."""
-    configuration = directory / "ansible.cfg"
     return {
-        **{name: os.environ[name] for name in INHERITED if name in os.environ},
-        "PATH": f"{Path(sys.executable).parent}:{SYSTEM_PATH}",
-        "LANG": "C.UTF-8",
-        "LC_ALL": "C.UTF-8",
-        "BAZARUTO_HOME": str(home),
-        "PYTHONDONTWRITEBYTECODE": "1",  # the snapshot stays as it is
+        **surroundings.environment(home, directory, run=""),
         "ANSIBLE_INVENTORY_UNPARSED_FAILED": "True",  # no host at all is a mistake, and no answer
         "ANSIBLE_NOCOLOR": "True",
-        **({"ANSIBLE_CONFIG": str(configuration)} if configuration.is_file() else {}),
     }
