@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bazaruto import logs
 from bazaruto.config import Settings
-from bazaruto.control import catalog, checkout, content_files
+from bazaruto.control import catalog, checkout, content_files, rundir
 from bazaruto.control.content_files import LINK, ContentError, File, Fingerprint
 
 __all__ = ["Content", "ContentError", "Release", "Snapshot", "UnknownContentError"]
@@ -238,7 +238,7 @@ class Content:
                 if _digest_of(place) == digest:
                     return
             else:
-                _sync(self._store)
+                rundir.sync_directory(self._store)
                 return
 
     def _remove_leftovers(self) -> None:
@@ -293,19 +293,13 @@ def _write(directory: Path, files: Mapping[str, File]) -> None:
 def _seal(directory: Path) -> None:
     """Let nobody add, remove or rename anything in it."""
     for path, _, _ in os.walk(directory, topdown=False):
-        _sync(Path(path))
+        rundir.sync_directory(Path(path))
         Path(path).chmod(0o500)
 
 
 def _remove(directory: Path) -> None:
+    if not directory.exists():
+        return  # never made
     for path, _, _ in os.walk(directory):
         Path(path).chmod(0o700)
-    shutil.rmtree(directory, ignore_errors=not directory.exists())
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    shutil.rmtree(directory)

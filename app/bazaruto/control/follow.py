@@ -6,6 +6,7 @@ step is short and may fail with the database; then it is simply done again.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 import signal
@@ -57,7 +58,8 @@ class Follower:
             if events.stored(connection, self._day, self.run) != self._last_seq:
                 self._reader = None
                 return False
-            runs.end(connection, self.run, outcome)
+            known = max(outcome.events, self._last_seq)  # more than its directory tells, where that was lost
+            runs.end(connection, self.run, dataclasses.replace(outcome, events=known))
         return True
 
     def give_up(self, pool: ConnectionPool[Connection], reason: str) -> bool:
@@ -68,8 +70,9 @@ class Follower:
         self._directory.remove_secrets()
         now = journal.utc()
         error = f"Its record cannot be read: {reason}. Check the hosts before it is launched again."
-        outcome = rundir.Outcome("interrupted", now, now, events=self._last_seq, error=error)
         with pool.connection() as connection:
+            known = events.stored(connection, self._day, self.run)  # perhaps by the follower before this one
+            outcome = rundir.Outcome("interrupted", now, now, events=known, error=error)
             runs.end(connection, self.run, outcome)
         return True
 

@@ -75,13 +75,12 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime.date) else value
 
 
-def start(  # noqa: PLR0913, PLR0917 - one call, six facts
-    settings: Settings, catalogue: Catalogue, run: str, directory: rundir.RunDirectory, lock: int, warm: Launcher
-) -> int:
+def start(home: Path, content_directory: Path, directory: rundir.RunDirectory, lock: int, warm: Launcher) -> int:
     """Start the run's guard, hand it the lock that is the run's sign of life, and return its pid."""
+    run = directory.path.name
     log = os.open(directory.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        variables = surroundings.environment(settings.home, catalogue.directory, run)
-        return warm.begin(Request(run, str(directory.path), variables, str(catalogue.directory)), lock, log)
+        variables = surroundings.environment(home, content_directory, run)
+        return warm.begin(Request(run, str(directory.path), variables, str(content_directory)), lock, log)
     finally:
         os.close(log)

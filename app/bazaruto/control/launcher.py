@@ -168,7 +168,7 @@ def versions(environment: Mapping[str, str]) -> object:
     places.append(str(metadata.distribution("ansible-core").locate_file("ansible/release.py")))
     settings = environment.get("ANSIBLE_CONFIG")
     with contextlib.suppress(OSError):
-        return [(place, os.stat(place).st_mtime_ns) for place in places], settings and Path(settings).read_bytes()  # noqa: PTH116
+        return [(place, Path(place).stat().st_mtime_ns) for place in places], settings and Path(settings).read_bytes()
     return None
 
 

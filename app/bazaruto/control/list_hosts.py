@@ -7,9 +7,9 @@ Its answer is {"hosts": […]}, {"unmatched": sentence} for a limit that matches
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 
@@ -41,7 +41,7 @@ def hosts(source: str, playbook: str, limit: str | None) -> list[str]:
 
     command = PlaybookCLI(["ansible-playbook", "-i", source, playbook])
     CLI.run(command)  # what its own `run` begins with
-    add_all_plugin_dirs(os.path.dirname(playbook))  # noqa: PTH120 - as Ansible writes paths
+    add_all_plugin_dirs(str(Path(playbook).parent))
     loader, inventory, variables = command._play_prereqs()
     if limit is not None:
         # A typing error in a limit spares or touches the wrong hosts; Ansible would only warn.
@@ -70,7 +70,7 @@ def _patterns(playbook: str, variables: Any, loader: Any) -> list[Any]:
     from ansible.errors import AnsibleError
     from ansible.playbook import Playbook
 
-    loader.set_basedir(os.path.dirname(playbook))  # noqa: PTH120 - as Ansible writes paths
+    loader.set_basedir(str(Path(playbook).parent))
     try:
         plays = Playbook.load(playbook, variable_manager=variables, loader=loader).get_plays()
     except AnsibleError as error:

@@ -184,7 +184,7 @@ class RunDirectory:
                 file.flush()
                 os.fsync(file.fileno())
             self.cancel_reserve.replace(self.cancel_file)
-            _sync_directory(self.path)
+            sync_directory(self.path)
 
     def cancellation(self) -> Cancellation | None:
         """Who wants the run ended; None while nobody does."""
@@ -266,10 +266,11 @@ def write_durably(path: Path, value: Any) -> None:
     partial = path.with_name(path.name + ".partial")
     write_private(partial, json.dumps(value, ensure_ascii=True))
     partial.replace(path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Wait until what was made, renamed or removed in a directory is on the disk."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)

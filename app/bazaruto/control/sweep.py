@@ -28,7 +28,11 @@ def bury(directory: rundir.RunDirectory, past_limit: bool = False) -> rundir.Out
     ended = ending.end_all(lambda: remains(directory))
     end_masters(run)
     what = f"{ended} processes that they left were ended" if ended else "no process of it was left"
-    known = "What it had done until then is in its events" if directory.events_file.exists() else "It left no event"
+    known = (
+        "What it had done until then is in its events"
+        if directory.events_file.exists()
+        else "Its directory holds no event"
+    )
     who = f"Its guard and its supervisor died without an outcome; {what}. {known}."
     outcome = verdict.unfinished(directory, who, remote.end_work(directory), past_limit)
     directory.write_outcome(outcome)

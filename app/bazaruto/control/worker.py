@@ -232,7 +232,7 @@ class Worker:
             except psycopg.errors.UniqueViolation:
                 return True  # another worker was faster; look again
             try:
-                pid = launch.start(self._settings, catalogue, row["id"], directory, supervisor_lock, self._launcher)
+                pid = launch.start(self._settings.home, catalogue.directory, directory, supervisor_lock, self._launcher)
             except OSError:
                 log.exception("supervisor could not be started; the run ends as interrupted", run=row["id"])
             else:

@@ -28,7 +28,7 @@ def no_lies(broken: Rig, *cases: Case) -> None:
     broken.settle(cases)
     for case in cases:
         truth.judge(broken, case)
-        assert not case.lies, "\n".join(case.lies)
+        assert not case.lies, "\n".join([*case.lies, str(case.record)])
         assert case.counted
 
 

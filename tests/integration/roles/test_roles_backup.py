@@ -243,6 +243,7 @@ def test_a_backup_that_is_told_to_end_leaves_nothing(place: Place, stuck: Stuck)
 
 def test_a_disk_that_fills_under_the_dump_costs_only_this_dump(place: Place, backup: str) -> None:
     before = files(place)
+    wait_for(lambda: f"{datetime.datetime.now(datetime.UTC):bazaruto_%Y%m%d_%H%M%S}" > backup)  # its name is taken
     process = module_process.start("database_backup", "database_dump", options(place), file_bytes=20_000)
     said = process.communicate(timeout=60)[0]
     assert process.returncode != 0
