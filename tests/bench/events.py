@@ -22,7 +22,8 @@ from typing import Any, Self
 import httpx
 import psycopg
 
-from bazaruto.control import events, journal, rundir
+from bazaruto.control import events
+from bazaruto.control.engine import journal, rundir
 
 from .figures import Figure
 

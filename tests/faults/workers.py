@@ -108,7 +108,7 @@ def newborn_guard(rig: Rig, count: int) -> list[Case]:
     deadline = time.monotonic() + 15
     found: list[processes.ProcessIdentity] = []
     while not found and time.monotonic() < deadline:
-        pids = [pid for pid in processes.everyone() if "bazaruto.control.guard" in processes.arguments_of(pid)]
+        pids = [pid for pid in processes.everyone() if "bazaruto.control.engine.guard" in processes.arguments_of(pid)]
         found = [
             identity
             for identity in map(processes.identify, pids)

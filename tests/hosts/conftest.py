@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from bazaruto import processes
-from bazaruto.control import remote, rundir, surroundings
+from bazaruto.control.engine import remote, rundir, surroundings
 from tests.hosts import image
 from tests.hosts.lab import Host
 
@@ -125,8 +125,8 @@ def make_run(host: Host, home: Path, user: str = "root") -> Run:
 
 
 def ask(run: Run, *hosts: str) -> dict[str, list[dict[str, str]]]:
-    """`python -m bazaruto.control.remote`, as a person would call it."""
-    argv = [sys.executable, "-m", "bazaruto.control.remote", str(run.directory.path), *hosts]
+    """`python -m bazaruto.control.engine.remote`, as a person would call it."""
+    argv = [sys.executable, "-m", "bazaruto.control.engine.remote", str(run.directory.path), *hosts]
     done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
     answer: dict[str, list[dict[str, str]]] = json.loads(done.stdout)
     return answer

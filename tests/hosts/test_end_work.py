@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bazaruto.control import remote
+from bazaruto.control.engine import remote
 from tests.hosts.conftest import PLAYBOOKS, REPOSITORY, Run, ask, kill, make_run
 from tests.hosts.lab import Host, until
 from tests.hosts.test_transient_units import count, prepare_database

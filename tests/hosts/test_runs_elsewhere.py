@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bazaruto import processes
-from bazaruto.control import rundir, surroundings, sweep
+from bazaruto.control.engine import rundir, surroundings, sweep
 from tests.hosts.conftest import PLAYBOOKS, REPOSITORY, Run, ask
 from tests.hosts.lab import Host, until
 from tests.hosts.test_end_work import cut_host
@@ -67,7 +67,7 @@ def start(host: Host, run: Run, number: int) -> subprocess.Popen[bytes]:
     assert lock is not None
     home = run.directory.path.parents[2]
     guard = subprocess.Popen(
-        [sys.executable, "-m", "bazaruto.control.guard", run.id, str(run.directory.path), str(lock)],
+        [sys.executable, "-m", "bazaruto.control.engine.guard", run.id, str(run.directory.path), str(lock)],
         cwd=REPOSITORY,
         env=surroundings.environment(home, REPOSITORY, run.id),
         stdin=subprocess.DEVNULL,

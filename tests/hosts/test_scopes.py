@@ -12,7 +12,7 @@ PYTHON = "env PYTHONPATH=/opt/bazaruto/app python3 -c"
 # As worker, guard and what the guard starts; the guard has its own session, and that alone would not save it.
 WORKER = """
 import os, subprocess, time
-from bazaruto.control import scopes
+from bazaruto.control.engine import scopes
 
 if os.fork() == 0:
     os.setsid()
@@ -39,7 +39,7 @@ def test_a_run_outlives_its_workers_unit_and_ends_with_its_scope(host: Host) -> 
 
 def test_a_second_scope_of_one_run_is_refused(host: Host) -> None:
     run = f"20261123-120000-{secrets.token_hex(3)}"
-    program = f"from bazaruto.control import scopes; import time; assert scopes.enter({run!r}); time.sleep(600)"
+    program = f"from bazaruto.control.engine import scopes; import time; assert scopes.enter({run!r}); time.sleep(600)"
     host.run(f"systemd-run --collect --unit=test-first {PYTHON} {shlex.quote(program)}")
     assert until(lambda: host.units(f"bazaruto-run-{run}.scope") != [], 10)
     assert in_scope(host, run, "print(scopes.enter({run!r}))") == "False\n"
@@ -47,6 +47,6 @@ def test_a_second_scope_of_one_run_is_refused(host: Host) -> None:
 
 
 def in_scope(host: Host, run: str, statement: str) -> str:
-    """What bazaruto.control.scopes answers on the host."""
-    program = f"from bazaruto.control import scopes; {statement.format(run=run)}"
+    """What bazaruto.control.engine.scopes answers on the host."""
+    program = f"from bazaruto.control.engine import scopes; {statement.format(run=run)}"
     return host.run(f"{PYTHON} {shlex.quote(program)}").stdout

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bazaruto.control import journal
-from bazaruto.control.redactor import Redactor
+from bazaruto.control.engine import journal
+from bazaruto.control.engine.redactor import Redactor
 
 
 def lines(path: Path) -> list[dict[str, object]]:

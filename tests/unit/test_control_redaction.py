@@ -18,8 +18,8 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bazaruto.control import redactor
-from bazaruto.control.redactor import Redactor
+from bazaruto.control.engine import redactor
+from bazaruto.control.engine.redactor import Redactor
 
 SECRET = "Xy\"7\\pl\u00e4n's&t $e {d}/\U0001f511=%41"  # one of each kind of trouble
 SPELLINGS: dict[str, Callable[[str], str]] = {

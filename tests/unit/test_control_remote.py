@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bazaruto.control import remote, rundir, scopes
+from bazaruto.control.engine import remote, rundir, scopes
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ansible.parsing.vault import VaultLib, VaultSecret
 
-from bazaruto.control import vaults
+from bazaruto.control.engine import vaults
 
 PLAIN = "user: bob\nnested: {password: hunter22, list: [PLANTED1, 987654, true, null]}\n"
 

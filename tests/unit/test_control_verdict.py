@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from bazaruto.control import journal, rundir
-from bazaruto.control.recorder import Recorder
-from bazaruto.control.redactor import Redactor
-from bazaruto.control.verdict import Ending, judge
+from bazaruto.control.engine import journal, rundir
+from bazaruto.control.engine.recorder import Recorder
+from bazaruto.control.engine.redactor import Redactor
+from bazaruto.control.engine.verdict import Ending, judge
 
 LIMIT = Ending("timed_out", "It was ended after its time limit.")
 CANCEL = Ending("canceled", "It was canceled by admin.")

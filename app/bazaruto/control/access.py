@@ -12,7 +12,7 @@ from typing import Any
 
 from psycopg import Connection
 
-from bazaruto.control import rundir
+from bazaruto.control.engine import rundir
 from bazaruto.database import statements
 
 SQL = statements(__package__, "access.sql")

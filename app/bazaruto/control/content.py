@@ -19,8 +19,9 @@ from pathlib import Path
 
 from bazaruto import logs
 from bazaruto.config import Settings
-from bazaruto.control import catalog, checkout, content_files, rundir
+from bazaruto.control import catalog, checkout, content_files
 from bazaruto.control.content_files import LINK, ContentError, File, Fingerprint
+from bazaruto.control.engine import rundir
 
 __all__ = ["Content", "ContentError", "Release", "Snapshot", "UnknownContentError"]
 

@@ -16,7 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from psycopg_pool import ConnectionPool
 
 from bazaruto import logs, processes
-from bazaruto.control import ending, events, journal, remote, rundir, runs, sweep
+from bazaruto.control import events, runs
+from bazaruto.control.engine import ending, journal, remote, rundir, sweep
 from bazaruto.database import Connection
 
 log = logs.get(__name__)

@@ -11,9 +11,9 @@ from typing import Any
 
 from bazaruto import processes
 from bazaruto.config import Settings
-from bazaruto.control import rundir, surroundings
 from bazaruto.control.catalog import Catalogue
-from bazaruto.control.launcher import Launcher, Request
+from bazaruto.control.engine import rundir, surroundings
+from bazaruto.control.engine.launcher import Launcher, Request
 
 
 class UnknownOperationError(Exception):

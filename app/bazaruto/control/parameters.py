@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from bazaruto.control import redactor
+from bazaruto.control.engine import redactor
 
 LONGEST_TEXT = 4096
 LARGEST_INTEGER = 2**63 - 1

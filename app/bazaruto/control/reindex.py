@@ -15,7 +15,8 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Json
 
 from bazaruto.config import Settings
-from bazaruto.control import events, journal, rundir, runs, sweep
+from bazaruto.control import events, runs
+from bazaruto.control.engine import journal, rundir, sweep
 from bazaruto.control.worker import node_name
 
 NEVER_STARTED = "It had not started when the control database was lost: launch it again."

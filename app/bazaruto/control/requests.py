@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from bazaruto.control import untemplated
 from bazaruto.control.catalog import Catalogue, Effect, Operation, WrongParameters
+from bazaruto.control.engine import untemplated
 
 LIMIT_PATTERN = r"^[A-Za-z0-9_*?!&\[][A-Za-z0-9_.:,*?!&\[\]-]*$"  # no option, no @file
 TEMPLATE = re.compile(r"\{[{%#]")

@@ -15,8 +15,8 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from bazaruto.control import events
 from bazaruto.control.catalog import Effect, Operation
+from bazaruto.control.engine.rundir import Outcome
 from bazaruto.control.requests import LaunchRequest, RefusedRequest, RetryRequest, command
-from bazaruto.control.rundir import Outcome
 from bazaruto.control.sealing import Seal
 from bazaruto.database import statements
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from bazaruto import logs
 from bazaruto.config import Settings
-from bazaruto.control import launch, remote, runs
+from bazaruto.control import launch, runs
+from bazaruto.control.engine import remote
 from bazaruto.database import Pool
 
 log = logs.get(__name__)

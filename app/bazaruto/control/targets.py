@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bazaruto.control import surroundings
 from bazaruto.control.content import Snapshot
+from bazaruto.control.engine import surroundings
 
 ANSWER_SECONDS = 20.0  # how long one inventory may take
 TURN_SECONDS = 10.0  # how long a launch waits while others ask: one process at a time

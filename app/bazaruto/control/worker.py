@@ -21,21 +21,9 @@ from psycopg_pool import PoolTimeout
 
 from bazaruto import logs
 from bazaruto.config import DatabaseSettings, Settings
-from bazaruto.control import (
-    catalog,
-    follow,
-    journal,
-    launch,
-    launcher,
-    observe,
-    queue,
-    rundir,
-    runs,
-    sealing,
-    settling,
-    surroundings,
-)
+from bazaruto.control import catalog, follow, launch, observe, queue, runs, sealing, settling
 from bazaruto.control.content import Content, ContentError, Snapshot, UnknownContentError
+from bazaruto.control.engine import journal, launcher, rundir, surroundings
 from bazaruto.database import Connection, Pool, open_pool
 
 log = logs.get(__name__)

@@ -24,8 +24,9 @@ import psycopg
 import pytest
 
 from bazaruto import config, database, web
-from bazaruto.control import client, events, feed, journal, rundir, runs, streams
+from bazaruto.control import client, events, feed, runs, streams
 from bazaruto.control.content import Content
+from bazaruto.control.engine import journal, rundir
 
 from ..serving import json_lines, serving, wait_for
 from .conftest import CONTENT, ControlPlane

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from bazaruto import processes
-from bazaruto.control import launcher, rundir, surroundings
+from bazaruto.control.engine import launcher, rundir, surroundings
 
 CONTENT = Path(__file__).parent / "warm_content"
 DEADLINE_SECONDS = 60.0
@@ -67,7 +67,14 @@ class Run:
             return warm.launch(self.request(), self.lock, log)
 
     def executed(self) -> subprocess.Popen[bytes]:
-        words = [sys.executable, "-m", "bazaruto.control.guard", self.id, str(self.directory.path), str(self.lock)]
+        words = [
+            sys.executable,
+            "-m",
+            "bazaruto.control.engine.guard",
+            self.id,
+            str(self.directory.path),
+            str(self.lock),
+        ]
         with self.log() as log:
             return subprocess.Popen(
                 words,
@@ -288,8 +295,8 @@ def test_each_process_shows_its_own_words_and_run_to_others(bench: Bench) -> Non
     family = [member.pid for member in processes.descendants(guard)]
     playbooks = [pid for pid in family if "ansible-playbook" in " ".join(processes.arguments_of(pid))]
     shown = {pid: [word for word in processes.arguments_of(pid) if word] for pid in (guard, supervisor, *playbooks)}
-    assert shown[guard][1:5] == ["-m", "bazaruto.control.guard", run.id, str(run.directory.path)]
-    assert shown[supervisor][1:] == ["-m", "bazaruto.control.supervisor", run.id, str(run.directory.path)]
+    assert shown[guard][1:5] == ["-m", "bazaruto.control.engine.guard", run.id, str(run.directory.path)]
+    assert shown[supervisor][1:] == ["-m", "bazaruto.control.engine.supervisor", run.id, str(run.directory.path)]
     assert playbooks
     assert shown[playbooks[0]][-1] == str(bench.content / "playbooks" / "slow.yml")
     for pid in shown:
@@ -343,7 +350,7 @@ def test_a_process_forked_from_a_late_request_goes_away(own_bench: Bench, tmp_pa
     run = own_bench.run()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        words = [sys.executable, "-m", "bazaruto.control.launcher", str(theirs.fileno()), "-" * launcher.ROOM]
+        words = [sys.executable, "-m", "bazaruto.control.engine.launcher", str(theirs.fileno()), "-" * launcher.ROOM]
         process = subprocess.Popen(words, env=run.environment, pass_fds=[theirs.fileno()], start_new_session=True)
     with ours, run.log() as log:
         ours.settimeout(DEADLINE_SECONDS)

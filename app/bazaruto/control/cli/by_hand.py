@@ -26,7 +26,7 @@ def of_retry(run: str, wanted: Mapping[str, Any], given: Given) -> str:
     from pydantic import ValidationError
 
     from bazaruto.control import requests, runs
-    from bazaruto.control.rundir import RunDirectory
+    from bazaruto.control.engine.rundir import RunDirectory
     from bazaruto.redaction import HIDDEN
 
     settings = config.load()

@@ -1,9 +1,9 @@
 """The warm process that runs are forked from, and the worker's side of it.
 
-`python -m bazaruto.control.launcher DESCRIPTOR ROOM` imports Ansible once and then waits. It has no threads and knows
-no database. A request is one message with two descriptors: the run's permit, a socket of its own, and its log file.
-The launcher forks, and the new process says its pid on the permit. Only then the worker sends, over the permit, the
-run's lock: nobody begins a run without holding that.
+`python -m bazaruto.control.engine.launcher DESCRIPTOR ROOM` imports Ansible once and then waits. It has no threads and
+knows no database. A request is one message with two descriptors: the run's permit, a socket of its own, and its log
+file. The launcher forks, and the new process says its pid on the permit. Only then the worker sends, over the permit,
+the run's lock: nobody begins a run without holding that.
 
 So no run is started twice. The worker sends the lock or, after its deadline, closes the permit; never both. A process
 that was frozen meanwhile, or that is forked from a late request, finds the permit closed and goes away; it never held
@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 
-from bazaruto.control import warm
+from bazaruto.control.engine import warm
 
 DEADLINE_SECONDS = 1.0  # for a process that must only fork; the other way takes less
 KILL_SECONDS = 2.0
@@ -69,7 +69,7 @@ class Launcher:
         self._versions = versions(self._environment)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            words = [sys.executable, "-m", "bazaruto.control.launcher", str(theirs.fileno()), "-" * ROOM]
+            words = [sys.executable, "-m", "bazaruto.control.engine.launcher", str(theirs.fileno()), "-" * ROOM]
             self._process = subprocess.Popen(
                 words,
                 env=self._environment,
@@ -115,7 +115,7 @@ class Launcher:
 
             logs.get(__name__).info("run is executed", run=request.run, reason=str(unavailable))
         child = subprocess.Popen(
-            [sys.executable, "-m", "bazaruto.control.guard", request.run, request.directory, str(lock)],
+            [sys.executable, "-m", "bazaruto.control.engine.guard", request.run, request.directory, str(lock)],
             env=request.environment,
             cwd=request.cwd,
             stdin=subprocess.DEVNULL,
@@ -174,7 +174,7 @@ def versions(environment: Mapping[str, str]) -> object:
 
 def main(arguments: list[str]) -> int:
     """Wait for requests until the worker's end of the socket closes."""
-    from bazaruto.control import guard, play
+    from bazaruto.control.engine import guard, play
 
     control = socket.socket(fileno=int(arguments[0]))
     control.set_inheritable(False)
@@ -218,7 +218,7 @@ def _be_guard(request: Request, permit: int, log_file: int, guard: Callable[[lis
             os._exit(0)
         warm.set_environment(request.environment)
         os.chdir(request.cwd)
-        sys.argv = ["bazaruto.control.guard", request.run, request.directory, str(lock)]
+        sys.argv = ["bazaruto.control.engine.guard", request.run, request.directory, str(lock)]
         warm.show_as([sys.executable, "-m", *sys.argv], request.run)
         code = guard(sys.argv)
     except SystemExit as end:

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from bazaruto import processes
-from bazaruto.control import remote, rundir, warm
-from bazaruto.control.recorder import Recorder
+from bazaruto.control.engine import remote, rundir, warm
+from bazaruto.control.engine.recorder import Recorder
 
 ENVIRONMENT = {
     "ANSIBLE_HOST_KEY_CHECKING": "True",  # ansible-runner switches it off unless it is set

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from bazaruto.control import journal, remote, rundir
-from bazaruto.control.recorder import Recorder
+from bazaruto.control.engine import journal, remote, rundir
+from bazaruto.control.engine.recorder import Recorder
 
 RC_BITS = {"failed": 2, "unreachable": 4}  # of ansible-playbook's exit code, each for a kind of lost host
 

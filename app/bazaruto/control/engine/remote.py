@@ -1,7 +1,8 @@
 """Ends what a run left on other hosts: killing ssh ends nothing there, stopping the units named for the run does.
 
 Hosts are asked through Ansible itself, with the run's inventory and settings, in a process of its own:
-`python -m bazaruto.control.remote RUN_DIRECTORY [HOST…]` prints {"left": […], "stopped": […]}. Any number of times.
+`python -m bazaruto.control.engine.remote RUN_DIRECTORY [HOST…]` prints {"left": […], "stopped": […]}. Any number of
+times.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bazaruto.control import ending, rundir, surroundings
+from bazaruto.control.engine import ending, rundir, surroundings
 
 PLAYBOOK = Path(__file__).with_name("end_work.yml")
 UNITS_VARIABLE = "BAZARUTO_RUN_UNITS"  # in a run's environment: where transient_unit.py writes down what it starts
@@ -99,7 +100,7 @@ def end_work(directory: rundir.RunDirectory, hosts: Iterable[str] | None = None)
     asked = hosts_to_ask(directory) if hosts is None else sorted(hosts)
     if not asked:
         return Ended([], [])
-    argv = [sys.executable, "-m", "bazaruto.control.remote", str(directory.path), *asked]
+    argv = [sys.executable, "-m", "bazaruto.control.engine.remote", str(directory.path), *asked]
     try:
         done = subprocess.run(
             argv,

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bazaruto import processes
-from bazaruto.control.redactor import Redactor
+from bazaruto.control.engine.redactor import Redactor
 
 LARGEST_FILE = 8 * 1024 * 1024  # bytes looked at; Ansible's own files are much smaller
 _MODULE_DIRECTORY = re.compile(

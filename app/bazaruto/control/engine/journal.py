@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bazaruto.control.redactor import Redactor
+from bazaruto.control.engine.redactor import Redactor
 
 TEXT_LIMIT = 24 * 1024  # characters kept of one text; a line stays below 64 KiB of plain text
 NUMBER = re.compile(r'\{"seq":(\d+),')

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from bazaruto import processes
-from bazaruto.control import traces
-from bazaruto.control.redactor import Redactor
+from bazaruto.control.engine import traces
+from bazaruto.control.engine.redactor import Redactor
 
 MARGIN = " " * 120  # Ansible's errors show this much of a line: without it half a secret, which nothing would redact
 CLOCK_GRAIN_SECONDS = 2.0  # how much older a file's time may be than the moment it was written
@@ -132,7 +132,7 @@ class RunDirectory:
         self.cancel_reserve.write_bytes(bytes(CANCEL_BYTES))
         secrets = [variables[name] for name in spec.secret_variables if name in variables]
         write_durably(self.secrets_file, secrets)
-        from bazaruto.control import untemplated  # here, since a supervisor needs no YAML
+        from bazaruto.control.engine import untemplated  # here, since a supervisor needs no YAML
 
         write_private(self.variables_file, untemplated.document(variables, MARGIN))
 

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 
 from bazaruto import processes
-from bazaruto.control import ending, remote, rundir, scopes, verdict
-from bazaruto.control.play import end_masters
+from bazaruto.control.engine import ending, remote, rundir, scopes, verdict
+from bazaruto.control.engine.play import end_masters
 from bazaruto.processes import ProcessIdentity
 
 MARKER = "BAZARUTO_RUN_ID"

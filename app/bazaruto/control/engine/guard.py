@@ -1,8 +1,8 @@
 """The guard of one run: parent of its supervisor, so that a run ends truthfully even when that is killed.
 
-`python -m bazaruto.control.guard RUN DIRECTORY LOCK_FD`, in a session of its own. It is small, does nothing while all
-is well but note who lives below it, and holds, with the supervisor, the lock that is the run's sign of life. When the
-supervisor died, or is stuck past the run's limits, it ends every descendant and writes the outcome itself.
+`python -m bazaruto.control.engine.guard RUN DIRECTORY LOCK_FD`, in a session of its own. It is small, does nothing
+while all is well but note who lives below it, and holds, with the supervisor, the lock that is the run's sign of life.
+When the supervisor died, or is stuck past the run's limits, it ends every descendant and writes the outcome itself.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import traceback
 from pathlib import Path
 
 from bazaruto import processes
-from bazaruto.control import ending, remote, rundir, scopes, supervisor, verdict
-from bazaruto.control.play import end_masters
+from bazaruto.control.engine import ending, remote, rundir, scopes, supervisor, verdict
+from bazaruto.control.engine.play import end_masters
 from bazaruto.processes import ProcessIdentity
 
 LOOK_SECONDS = 1.0  # between two looks at who lives below, and at whether the supervisor is stuck

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from bazaruto import processes
-from bazaruto.control import ending, journal, remote, rundir, vaults, verdict, warm
-from bazaruto.control.play import end_masters, play
-from bazaruto.control.recorder import Recorder
-from bazaruto.control.redactor import RedactedStream, Redactor
-from bazaruto.control.verdict import Ending
+from bazaruto.control.engine import ending, journal, remote, rundir, vaults, verdict, warm
+from bazaruto.control.engine.play import end_masters, play
+from bazaruto.control.engine.recorder import Recorder
+from bazaruto.control.engine.redactor import RedactedStream, Redactor
+from bazaruto.control.engine.verdict import Ending
 
 LOOK_SECONDS = 0.5  # between two looks at how long no event came, where that is limited
 SECONDS_BETWEEN_ENDINGS = 0.2  # while the play is to be over, and is not
@@ -92,7 +92,7 @@ class Watch:
 def main(directory: rundir.RunDirectory) -> None:
     """Play the run, judge what was seen, and write the outcome."""
     spec = directory.spec()
-    warm.show_as([sys.executable, "-m", "bazaruto.control.supervisor", spec.run, str(directory.path)], spec.run)
+    warm.show_as([sys.executable, "-m", "bazaruto.control.engine.supervisor", spec.run, str(directory.path)], spec.run)
     redactor = Redactor(directory.secrets())
     sys.stderr = cast(TextIO, RedactedStream(sys.stderr, redactor))  # tracebacks may name values
     book = journal.Journal(directory.events_file, directory.output_file, redactor)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from bazaruto.control import journal
+from bazaruto.control.engine import journal
 
 LAST_WORDS = 5  # lines of output that explain a run which ended before its first task
 ERRORS = ("[ERROR]", "ERROR!")

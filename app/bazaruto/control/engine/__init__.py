@@ -1,0 +1,1 @@
+"""One run, from its guard to its outcome: knows directories and processes, and neither database nor HTTP."""
