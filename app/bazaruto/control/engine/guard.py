@@ -118,6 +118,7 @@ class Guard:
     def _stand_in(self, status: int) -> None:
         """End what the supervisor left behind, then say so."""
         past_limit = self._playing() and time.monotonic() - self._started > self._limit
+        self._record_processes()  # those of the last second too, in case that this process is killed meanwhile
         ended = ending.end_descendants()
         end_masters(self._directory.path.name)
         code = os.waitstatus_to_exitcode(status)
