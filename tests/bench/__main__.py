@@ -11,18 +11,19 @@ import tempfile
 import time
 from pathlib import Path
 
-from . import backups, events, launches, service, start
+from . import backups, events, launches, memory, service, start
 from .figures import Figure, report
 
 ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("setup", "memory", "service", "backups", "events", "launches", "start")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help="setup, service, backups, events, launches, start")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--pairs", type=int, default=3, help="how often each pair is measured (default 3)")
     chosen = parser.parse_args()
-    parts = chosen.parts or ["setup", "service", "backups", "events", "launches", "start"]
+    parts = chosen.parts or PARTS
     figures: list[Figure] = []
     bazaruto = str(Path(sys.executable).parent / "bazaruto")
     with tempfile.TemporaryDirectory(prefix="bazaruto-bench-") as directory:
@@ -34,6 +35,7 @@ def main() -> None:
             if "setup" in parts:
                 figures.append(Figure("`bazaruto up`, warm ÷ cold (without pip)", warm, cold, "s", ""))
             status = _status(bazaruto, environment)
+            figures += memory.measure(home) if "memory" in parts else []
             if "service" in parts:
                 figures += service.measure(chosen.pairs, home, status["url"], status["database_url"])
             if "backups" in parts:
