@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
 import hmac
 import re
@@ -20,12 +21,45 @@ TOKEN = re.compile(r"bzr_([a-z0-9]{12})_([A-Za-z0-9_-]{43})")
 NOBODY = hashlib.sha256(b"nobody").digest()  # compared with when there is no such token, to take as long
 
 
+class Role(enum.StrEnum):
+    """What a token is for. Each may what the ones before may, and more."""
+
+    VIEWER = "viewer"  # looks at everything within its limits
+    OPERATOR = "operator"  # launches, cancels and retries
+    APPROVER = "approver"  # decides on what others have planned
+    ADMIN = "admin"  # gives and takes access, and answers for what cannot be known
+
+    def includes(self, other: Role) -> bool:
+        """Whether this role may whatever the other may."""
+        ladder = list(Role)
+        return ladder.index(self) >= ladder.index(other)
+
+
+class NotAllowed(Exception):
+    """The token is valid and not enough; the text says which role or limit is missing."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Identity:
     """Who asks."""
 
-    name: str
-    role: str
+    name: str  # the person: several tokens of one name are one person
+    role: Role
+    token: str = ""  # the token's id, its public half; "" for whom no token was needed
+    environments: tuple[str, ...] = ()  # it is good for; none named: for every one
+    operations: tuple[str, ...] = ()  # likewise
+
+
+def require(identity: Identity, role: Role, environment: str | None = None, operation: str | None = None) -> None:
+    """Raise NotAllowed unless the identity has this role, and may touch this environment and operation."""
+    if not identity.role.includes(role):
+        raise NotAllowed(f"This needs the role {role}, and {identity.name}'s token has the role {identity.role}.")
+    for kind, name, allowed in (
+        ("environment", environment, identity.environments),
+        ("operation", operation, identity.operations),
+    ):
+        if name is not None and allowed and name not in allowed:
+            raise NotAllowed(f"{identity.name}'s token is not for this {kind}, but for: {', '.join(allowed)}.")
 
 
 def identify(connection: Connection[Any], header: str) -> Identity | None:
@@ -38,7 +72,7 @@ def identify(connection: Connection[Any], header: str) -> Identity | None:
     known = bytes(row["hash"]) if row else NOBODY
     if not hmac.compare_digest(_hash(match[2]), known) or row is None:
         return None
-    return Identity(name=row["name"], role=row["role"])
+    return Identity(name=row["name"], role=Role(row["role"]), token=match[1])
 
 
 def ensure_admin_token(connection: Connection[Any], home: Path) -> Path | None:

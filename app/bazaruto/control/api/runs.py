@@ -1,4 +1,4 @@
-"""The control plane's HTTP face: what it answers, to whom."""
+"""Runs: launched, decided on, looked at, followed."""
 
 from __future__ import annotations
 
@@ -12,31 +12,20 @@ import bottle
 import procrastinate
 from pydantic import BaseModel, Field, JsonValue, RootModel
 
-from bazaruto import probes, web
+from bazaruto import web
 from bazaruto.config import Settings
-from bazaruto.control import access, backups, events, idempotency, launch, output, queue, requests, runs, targets
+from bazaruto.control import events, idempotency, launch, output, queue, requests, runs, targets
 from bazaruto.control.acceptance import Acceptance
-from bazaruto.control.catalog import Catalogue, CatalogueError, Operation
-from bazaruto.control.content import ContentError
-from bazaruto.control.openapi import Endpoint, document
+from bazaruto.control.api.guard import Handler, identity
+from bazaruto.control.api.lists import ListQuery
+from bazaruto.control.api.openapi import Endpoint
 from bazaruto.control.streams import MEDIA, Lasting, Reader, Streams, asked_for
 from bazaruto.database import Connection, Pool
-from bazaruto.health import Health
-from bazaruto.metrics import Metrics
 from bazaruto.problems import FieldError, Problem
-
-Handler = Callable[..., Any]
 
 
 class AnyObject(RootModel[dict[str, JsonValue]]):
     """A JSON object; which fields it may have is checked together with their meaning."""
-
-
-class ListQuery(BaseModel):
-    """A page of a list."""
-
-    cursor: str | None = Field(default=None, max_length=512, description="`next` of the page before")
-    limit: int = Field(default=50, ge=1, le=500)
 
 
 class RunQuery(runs.RunFilter, ListQuery):
@@ -64,30 +53,6 @@ class OutputQuery(BaseModel):
     offset: int = Field(default=0, ge=0, le=2**63 - 1, description="the byte to begin with")
 
 
-class OperationSummary(BaseModel):
-    """An operation in the list of all."""
-
-    name: str
-    summary: str
-    effect: str
-    launch: str = Field(description="The lowest role that may launch it")
-    timeout_seconds: float
-
-
-class OperationDetails(OperationSummary):
-    """An operation with the JSON Schema of its parameters."""
-
-    playbook: str
-    excludes: str | None = Field(description="Runs of one kind in one environment exclude each other")
-    parameters: dict[str, Any] = Field(description="JSON Schema")
-
-
-class EnvironmentAnswer(BaseModel):
-    """An inventory that operations can be launched in."""
-
-    name: str
-
-
 class Events(BaseModel):
     """A page of a run's events."""
 
@@ -97,16 +62,7 @@ class Events(BaseModel):
 
 RUNS, RUN = "/api/v1/runs", "/api/v1/runs/{id}"
 TEXT = "text/plain"  # in UTF-8, which an answer says
-ENDPOINTS = (
-    Endpoint("GET", "/livez", "Whether the process lives", None, public=True),
-    Endpoint("GET", "/readyz", "Whether it can serve", None, errors=(503,), public=True),
-    Endpoint("GET", "/healthz", "Whether it is well", None, errors=(503,), public=True),
-    Endpoint("GET", "/healthz/detailed", "The same with details", None, errors=(503,)),
-    Endpoint("GET", "/metrics", "Prometheus metrics", None, media="text/plain"),
-    Endpoint("GET", "/openapi.json", "This document", None),
-    Endpoint("GET", "/api/v1/operations", "What can be launched", OperationSummary, listed=True),
-    Endpoint("GET", "/api/v1/operations/{name}", "One operation and its parameters", OperationDetails, errors=(404,)),
-    Endpoint("GET", "/api/v1/environments", "Where it can be launched", EnvironmentAnswer, listed=True),
+ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("GET", RUNS, "Runs, newest first", runs.Run, listed=True, query=RunQuery, errors=(400, 422)),
     Endpoint("POST", RUNS, "Launch an operation", runs.Run, status=202, body=requests.LaunchRequest,
              headers=idempotency.KeyHeader, errors=(400, 413, 415, 422)),
@@ -121,32 +77,21 @@ ENDPOINTS = (
              body=requests.RetryRequest, headers=idempotency.KeyHeader, errors=(400, 404, 409, 413, 415, 422)),
     Endpoint("POST", f"{RUN}/waive", "Go on although hosts may still be at work for it", runs.Run,
              body=requests.WaiveRequest, errors=(400, 404, 409, 413, 415, 422)),
-    Endpoint("GET", "/api/v1/backups", "Backups, newest first", backups.Backup, listed=True, query=ListQuery,
-             errors=(400, 422)),
 )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class Api:
+class Runs:
     """The handlers and what they need."""
 
     settings: Settings
     acceptance: Acceptance
     pool: Pool
     jobs: procrastinate.App
-    health: Health
-    metrics: Metrics
     streams: Streams
 
-    def application(self) -> web.App:
-        """A WSGI application that answers every endpoint."""
-        app = web.create_app("control", self.settings, self.metrics)
-        handlers: Mapping[tuple[str, str], Handler] = {
-            **{("GET", path): answer for path, answer in probes.answers(self.health, self.metrics).items()},
-            ("GET", "/openapi.json"): lambda: document(ENDPOINTS),
-            ("GET", "/api/v1/operations"): self.list_operations,
-            ("GET", "/api/v1/operations/{name}"): self.show_operation,
-            ("GET", "/api/v1/environments"): self.list_environments,
+    def handlers(self) -> Mapping[tuple[str, str], Handler]:
+        return {
             ("GET", RUNS): self.list_runs,
             ("POST", RUNS): self.launch,
             ("GET", RUN): self.show_run,
@@ -155,30 +100,7 @@ class Api:
             ("POST", f"{RUN}/cancel"): self.cancel,
             ("POST", f"{RUN}/retry"): self.retry,
             ("POST", f"{RUN}/waive"): self.waive,
-            ("GET", "/api/v1/backups"): self.list_backups,
         }
-        for endpoint in ENDPOINTS:
-            handler = handlers[endpoint.method, endpoint.path]
-            answer = handler if endpoint.public else self._guarded(endpoint, handler)
-            app.route(endpoint.route, endpoint.method, answer)
-        return app
-
-    def list_operations(self) -> dict[str, Any]:
-        return web.page([_summary(each) for each in self._catalogue().operations.values()], None)
-
-    def show_operation(self, name: str) -> OperationDetails:
-        operation = self._catalogue().operations.get(name)
-        if operation is None:
-            raise Problem(404, detail="There is no such operation.")
-        return OperationDetails(
-            **_summary(operation).model_dump(),
-            playbook=operation.playbook,
-            excludes=operation.exclusion,
-            parameters=operation.json_schema(),
-        )
-
-    def list_environments(self) -> dict[str, Any]:
-        return web.page([EnvironmentAnswer(name=name) for name in self._catalogue().environments()], None)
 
     def launch(self) -> runs.Run:
         """Accept a run: checked as a whole, durable, and a worker woken in the same transaction."""
@@ -187,7 +109,7 @@ class Api:
     def _accept(self, values: Mapping[str, Any], retry_of: str | None = None) -> runs.Run:
         key = bottle.request.environ.get("HTTP_IDEMPOTENCY_KEY")
         try:
-            accepted = self.acceptance.launch(values, _identity().name, key, retry_of)
+            accepted = self.acceptance.launch(values, identity().name, key, retry_of)
         except requests.RefusedRequest as error:
             raise _refused(error.errors) from error
         except idempotency.WrongKey as error:
@@ -219,7 +141,7 @@ class Api:
         wanted = web.json_body(requests.CancelRequest)
 
         def decide(connection: Connection) -> None:
-            runs.cancel(connection, id, _identity().name, wanted.reason)
+            runs.cancel(connection, id, identity().name, wanted.reason)
             queue.wake(self.jobs, connection)
 
         run = self._decide(id, decide)
@@ -229,7 +151,7 @@ class Api:
     def waive(self, id: str) -> runs.Run:
         """Let changes start although a run may have left something running."""
         wanted = web.json_body(requests.WaiveRequest)
-        return self._decide(id, lambda connection: runs.waive(connection, id, _identity().name, wanted.reason))
+        return self._decide(id, lambda connection: runs.waive(connection, id, identity().name, wanted.reason))
 
     def _decide(self, id: str, decide: Callable[[Connection], None]) -> runs.Run:
         """Somebody's decision on a run, and the run after it."""
@@ -295,60 +217,12 @@ class Api:
             return b"".join(found.parts())
         return Lasting(found.parts(), self.streams.slots.take())
 
-    def list_backups(self) -> dict[str, Any]:
-        wanted = web.query(ListQuery)
-        before = web.decode_cursor(wanted.cursor, str)[0] if wanted.cursor else None
-        try:
-            found, last = backups.page(self.settings.backup_directory, before, wanted.limit)
-        except backups.StorageUnreadableError as error:
-            raise Problem(503, detail=str(error)) from error
-        return web.page(found, web.encode_cursor(last) if last else None)
-
-    def _catalogue(self) -> Catalogue:
-        return self.acceptance.content.current().catalogue
-
     def _row(self, connection: Any, run: str) -> Mapping[str, Any]:
         row = runs.find(connection, run)
         if row is None:
             raise Problem(404, detail="There is no such run.")
         return row
 
-    def _guarded(self, endpoint: Endpoint, handler: Handler) -> Handler:
-        """The handler, for whoever shows a token; probes also for this machine."""
-
-        def answer(**names: str) -> Any:
-            if endpoint.path in probes.PATHS and web.from_this_machine():
-                return handler(**names)
-            with self.pool.connection() as connection:
-                identity = access.identify(connection, bottle.request.headers.get("Authorization", ""))
-            if identity is None:
-                challenge = {"WWW-Authenticate": 'Bearer realm="bazaruto"'}
-                detail = "Send a valid token: Authorization: Bearer TOKEN (the first is in control/admin.token)."
-                raise Problem(401, detail=detail, headers=challenge)
-            bottle.request.environ["bazaruto.identity"] = identity
-            web.set_user(identity.name)
-            try:
-                return handler(**names)
-            except (CatalogueError, ContentError) as error:
-                raise Problem(503, "The content cannot be used", str(error)) from error
-
-        return answer
-
 
 def _refused(errors: list[tuple[str, str]]) -> Problem:
     return Problem(422, "Wrong input", "Nothing was started.", errors=[FieldError(*each) for each in errors])
-
-
-def _identity() -> access.Identity:
-    identity: access.Identity = bottle.request.environ["bazaruto.identity"]
-    return identity
-
-
-def _summary(operation: Operation) -> OperationSummary:
-    return OperationSummary(
-        name=operation.name,
-        summary=operation.summary,
-        effect=operation.effect,
-        launch=operation.launch,
-        timeout_seconds=operation.timeout_seconds,
-    )

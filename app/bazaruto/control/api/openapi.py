@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from bazaruto import __version__
+from bazaruto.control.access import Role
 
 REFERENCE = "#/components/schemas/{model}"
 
@@ -49,6 +50,7 @@ class Endpoint:
     headers: type[BaseModel] | None = None  # of the request; each field's alias is the header's name
     errors: tuple[int, ...] = ()
     public: bool = False  # needs no token
+    role: Role = Role.VIEWER  # the lowest that may ask
     media: str = "application/json"  # of the answer
     also: tuple[str, ...] = ()  # other media types it can be asked for, which are texts
 

@@ -1,0 +1,59 @@
+"""The API as one application: its topics, the probes, and who may ask."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import procrastinate
+
+from bazaruto import probes, web
+from bazaruto.config import Settings
+from bazaruto.control.acceptance import Acceptance
+from bazaruto.control.api import backups, operations, runs
+from bazaruto.control.api.guard import Guard
+from bazaruto.control.api.openapi import Endpoint, document
+from bazaruto.control.streams import Streams
+from bazaruto.database import Pool
+from bazaruto.health import Health
+from bazaruto.metrics import Metrics
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    Endpoint("GET", "/livez", "Whether the process lives", None, public=True),
+    Endpoint("GET", "/readyz", "Whether it can serve", None, errors=(503,), public=True),
+    Endpoint("GET", "/healthz", "Whether it is well", None, errors=(503,), public=True),
+    Endpoint("GET", "/healthz/detailed", "The same with details", None, errors=(503,)),
+    Endpoint("GET", "/metrics", "Prometheus metrics", None, media="text/plain"),
+    Endpoint("GET", "/openapi.json", "This document", None),
+    *operations.ENDPOINTS,
+    *runs.ENDPOINTS,
+    *backups.ENDPOINTS,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Api:
+    """What the topics need."""
+
+    settings: Settings
+    acceptance: Acceptance
+    pool: Pool
+    jobs: procrastinate.App
+    health: Health
+    metrics: Metrics
+    streams: Streams
+
+    def application(self) -> web.App:
+        """A WSGI application that answers every endpoint."""
+        app = web.create_app("control", self.settings, self.metrics)
+        handlers = {
+            **{("GET", path): answer for path, answer in probes.answers(self.health, self.metrics).items()},
+            ("GET", "/openapi.json"): lambda: document(ENDPOINTS),
+            **operations.Operations(self.acceptance.content).handlers(),
+            **runs.Runs(self.settings, self.acceptance, self.pool, self.jobs, self.streams).handlers(),
+            **backups.Backups(self.settings.backup_directory).handlers(),
+        }
+        guard = Guard(self.pool)
+        for endpoint in ENDPOINTS:
+            handler = handlers[endpoint.method, endpoint.path]
+            app.route(endpoint.route, endpoint.method, guard.guarded(endpoint, handler))
+        return app
