@@ -107,6 +107,8 @@ class Pool(ConnectionPool[Connection]):
 def open_pool(url: str, settings: DatabaseSettings, application_name: str) -> Pool:
     """A pool that opens in the background: the process starts, and lives on, without the database."""
 
+    limit = int(settings.statement_timeout * 1000)  # a frozen process holds no lock for longer either
+
     def configure(connection: Connection) -> None:
         connection.answer_timeout = settings.statement_timeout + ANSWER_GRACE_SECONDS
         connection.used_at = time.monotonic()
@@ -115,7 +117,7 @@ def open_pool(url: str, settings: DatabaseSettings, application_name: str) -> Po
         make_conninfo(
             url,
             application_name=application_name,
-            options=f"-c statement_timeout={int(settings.statement_timeout * 1000)} -c timezone=UTC",
+            options=f"-c statement_timeout={limit} -c idle_in_transaction_session_timeout={limit} -c timezone=UTC",
             connect_timeout=str(max(2, round(settings.acquire_timeout))),
             keepalives="1",
             keepalives_idle="30",

@@ -13,6 +13,7 @@ import signal
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import psycopg
 from psycopg_pool import ConnectionPool
 
 from bazaruto import logs, processes
@@ -25,13 +26,18 @@ STEPS_BETWEEN_LOOKS = 10  # the supervisor's lock is looked at this much more ra
 STUCK_SECONDS = (
     15.0  # beyond limit and grace, until guard and supervisor count as stuck; the guard's patience is shorter
 )
+FROZEN_SECONDS = 5.0  # an outcome that lies unrecorded for so long: whoever follows that run is frozen
 SECONDS_TO_LEAVE = 5.0  # how long a supervisor may take to end after its outcome, until that is taken as it is
 
 
 class Follower:
-    """One run being followed by this process; the lock keeps other workers of the node from doing the same."""
+    """One run being followed by this process; the lock keeps other workers of the node from doing the same.
 
-    def __init__(self, run: str, day: datetime.date, directory: rundir.RunDirectory, lock: int) -> None:
+    It saves them the work. What is recorded once is PostgreSQL's to decide: one that follows without the lock, beside
+    a frozen one, does no harm.
+    """
+
+    def __init__(self, run: str, day: datetime.date, directory: rundir.RunDirectory, lock: int | None) -> None:
         self.run = run
         self._day = day
         self._directory = directory
@@ -86,7 +92,8 @@ class Follower:
         """Stop following; somebody else may."""
         if self._undertaker:
             self._undertaker.shutdown()
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
 
     def _copy(self, pool: ConnectionPool[Connection]) -> bool:
         """Copy one batch; True when there may be more.
@@ -98,10 +105,13 @@ class Follower:
         if not batch:
             return False
         self._reader = None  # until this batch is known to be stored
-        with pool.connection() as connection:
-            if events.stored(connection, self._day, self.run) != self._last_seq:
-                return True
-            events.store(connection, self._day, self.run, batch)
+        try:
+            with pool.connection() as connection:
+                if events.stored(connection, self._day, self.run) != self._last_seq:
+                    return True
+                events.store(connection, self._day, self.run, batch)
+        except psycopg.errors.UniqueViolation:
+            return True  # somebody else, who is frozen no more, was faster
         self._reader = reader
         self._last_seq = batch[-1][0]
         return True
@@ -175,7 +185,16 @@ def adopt(directory: rundir.RunDirectory, run: str, day: datetime.date) -> Follo
     """Follow a run from its directory; None while another worker of this node does."""
     directory.path.mkdir(mode=0o700, parents=True, exist_ok=True)  # it was lost: the run ends as interrupted
     lock = rundir.try_lock(directory.follower_lock)
-    return None if lock is None else Follower(run, day, directory, lock)
+    return Follower(run, day, directory, lock) if lock is not None or _is_left_lying(directory) else None
+
+
+def _is_left_lying(directory: rundir.RunDirectory) -> bool:
+    """Whether the run ended so long ago that a living follower would have recorded it."""
+    try:
+        ended_at = directory.outcome_file.stat().st_mtime
+    except FileNotFoundError:
+        return False
+    return abs(time.time() - ended_at) > FROZEN_SECONDS  # a clock that jumped makes two follow, which does no harm
 
 
 def cancel(directory: rundir.RunDirectory, wish: rundir.Cancellation) -> bool:
