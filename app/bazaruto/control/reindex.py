@@ -17,7 +17,7 @@ from psycopg.types.json import Json
 from bazaruto.config import Settings
 from bazaruto.control import events, runs
 from bazaruto.control.engine import journal, rundir, sweep
-from bazaruto.control.worker import node_name
+from bazaruto.control.node import node_name
 
 NEVER_STARTED = "It had not started when the control database was lost: launch it again."
 JSON_COLUMNS = ("parameters", "result", "hosts")

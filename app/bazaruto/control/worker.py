@@ -8,11 +8,9 @@ import logging
 import os
 import secrets
 import signal
-import socket
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import procrastinate
@@ -24,6 +22,7 @@ from bazaruto.config import DatabaseSettings, Settings
 from bazaruto.control import catalog, follow, launch, observe, queue, runs, sealing, settling
 from bazaruto.control.content import Content, ContentError, Snapshot, UnknownContentError
 from bazaruto.control.engine import journal, launcher, rundir, surroundings
+from bazaruto.control.node import node_name
 from bazaruto.database import Connection, Pool, open_pool
 
 log = logs.get(__name__)
@@ -264,17 +263,6 @@ class Worker:
         if not self._away:
             log.warn("the control database is away; living runs go on and are caught up later", error=str(error))
         self._away = True
-
-
-def node_name(home: Path) -> str:
-    """The control node this home is: made once, so that a changed host name orphans no run."""
-    path = home / "control" / "node"
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(f"{socket.gethostname()}-{secrets.token_hex(4)}")
-    return path.read_text(encoding="utf-8")
 
 
 def main(settings: Settings) -> int:

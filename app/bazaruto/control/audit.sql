@@ -1,0 +1,24 @@
+-- name: lock_head, the end of the chain, with what this node wrote last and the key in use; one writer at a time
+SELECT head.seq, head.mac, own.seq AS own_seq, own.mac AS own_mac,
+       (SELECT fingerprint FROM keys WHERE name = 'audit.key' ORDER BY position DESC LIMIT 1) AS key
+FROM audit_head head
+LEFT JOIN LATERAL (SELECT e.seq, e.mac FROM audit_entries e WHERE e.node = %(node)s ORDER BY e.seq DESC LIMIT 1) own
+  ON true
+FOR UPDATE OF head;
+
+-- name: mac_of_entry
+SELECT mac FROM audit_entries WHERE seq = %(seq)s;
+
+-- name: insert_entry, and make it the end of the chain
+WITH entry AS (
+    INSERT INTO audit_entries (seq, at, node, actor, token, address, request_id, action, target, environment,
+                               operation, parameters, outcome, detail, key, previous, mac)
+    VALUES (%(seq)s, %(at)s, %(node)s, %(actor)s, %(token)s, %(address)s, %(request_id)s, %(action)s, %(target)s,
+            %(environment)s, %(operation)s, %(parameters)s::json, %(outcome)s, %(detail)s, %(key)s, %(previous)s,
+            %(mac)s)
+    RETURNING seq, mac)
+UPDATE audit_head SET seq = entry.seq, mac = entry.mac FROM entry;
+
+-- name: take_end, of a run that has no entry yet; others than those that another worker takes just now
+DELETE FROM audit_ends WHERE position = (SELECT position FROM audit_ends ORDER BY position LIMIT 1 FOR UPDATE SKIP LOCKED)
+RETURNING run, operation, environment, status, error, node;
