@@ -193,6 +193,7 @@ class Settings(Section):
     control_host: str = "127.0.0.1"
     control_port: Port = 8081
     control_environments: Names = ()  # those whose runs this control node's workers start; empty: every one
+    control_requests_per_second: Annotated[int, Field(ge=0, le=10_000)] = 100  # of one token, over 10 s; 0: any number
     database_url: DatabaseUrl = ""  # the service's PostgreSQL
     control_database_url: DatabaseUrl = ""  # the control plane's own PostgreSQL
     redis_url: RedisUrl = ""

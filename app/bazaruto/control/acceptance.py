@@ -9,8 +9,9 @@ from typing import Any
 import procrastinate
 
 from bazaruto.config import Settings
-from bazaruto.control import idempotency, queue, requests, runs
-from bazaruto.control.catalog import Operation
+from bazaruto.control import access, idempotency, queue, requests, runs
+from bazaruto.control.access import Identity, Role
+from bazaruto.control.catalog import Catalogue, Operation
 from bazaruto.control.content import Content, Release
 from bazaruto.control.sealing import Seal
 from bazaruto.control.targets import BrokenInventory, Targets, UnmatchedLimit
@@ -36,19 +37,22 @@ class Acceptance:
         self._jobs = jobs
 
     def launch(
-        self, values: Mapping[str, Any], requested_by: str, key: str | None = None, retry_of: str | None = None
+        self, values: Mapping[str, Any], by: Identity, key: str | None = None, retry_of: str | None = None
     ) -> Accepted:
         """The run of what is asked for: a new one, or that of the same launch before.
 
-        Raises WrongKey, RefusedRequest, CatalogueError, ContentError or TargetsUnknown; then nothing was started.
+        Raises NotAllowed, WrongKey, RefusedRequest, CatalogueError, ContentError or TargetsUnknown; then nothing was
+        started.
         """
         asked = {"retry_of": retry_of, "launch": values}
-        keyed = idempotency.launch_of(key, self._seal, requested_by, asked)
+        keyed = idempotency.launch_of(key, self._seal, by.name, asked)
         if keyed and (earlier := self._earlier(keyed)):
+            access.require(by, Role.VIEWER, earlier.run.environment, earlier.run.operation)
             return earlier
         release = self.content.current()
+        _refuse_others(release.catalogue, values, by)
         operation, request = requests.check_request(release.catalogue, values, self._limits(release))
-        origin = runs.Origin(requested_by, retry_of, release.revision, release.dirty, release.digest)
+        origin = runs.Origin(by.name, retry_of, release.revision, release.dirty, release.digest)
         try:
             with self._pool.connection() as connection:
                 run = self._accept(connection, operation, request, origin)
@@ -87,3 +91,12 @@ class Acceptance:
             return None
 
         return wrong
+
+
+def _refuse_others(catalogue: Catalogue, values: Mapping[str, Any], by: Identity) -> None:
+    """Raise NotAllowed before anything is said about the rest of the request; what is no name is refused after that."""
+    operation, environment = (
+        value if isinstance(value := values.get(name), str) else None for name in ("operation", "environment")
+    )
+    known = catalogue.operations.get(operation or "")
+    access.require(by, known.launch if known else Role.OPERATOR, environment, operation)

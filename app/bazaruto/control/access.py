@@ -1,4 +1,4 @@
-"""Who may ask: bearer tokens, found by their public half, compared by the hash of their secret one."""
+"""Who may what: bearer tokens found by their public half and compared in constant time, roles, and limits."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import enum
 import hashlib
 import hmac
 import re
-import secrets
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
+import psycopg
 from psycopg import Connection
 
-from bazaruto.control.engine import rundir
+from bazaruto import logs
 from bazaruto.database import statements
 
 SQL = statements(__package__, "access.sql")
 TOKEN = re.compile(r"bzr_([a-z0-9]{12})_([A-Za-z0-9_-]{43})")
 NOBODY = hashlib.sha256(b"nobody").digest()  # compared with when there is no such token, to take as long
+
+log = logs.get(__name__)
 
 
 class Role(enum.StrEnum):
@@ -36,7 +38,19 @@ class Role(enum.StrEnum):
 
 
 class NotAllowed(Exception):
-    """The token is valid and not enough; the text says which role or limit is missing."""
+    """The token works and is not enough; the text says which role or limit is missing."""
+
+
+class NotIdentified(Exception):
+    """Nobody is shown to ask; the text says what is wrong with the token, to whoever holds its secret."""
+
+
+class UnknownToken(NotIdentified):
+    """No token has this id, or it is none at all."""
+
+
+class WrongSecret(NotIdentified):
+    """The id is a token's, the secret is not."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,35 +76,54 @@ def require(identity: Identity, role: Role, environment: str | None = None, oper
             raise NotAllowed(f"{identity.name}'s token is not for this {kind}, but for: {', '.join(allowed)}.")
 
 
-def identify(connection: Connection[Any], header: str) -> Identity | None:
-    """Whose `Authorization: Bearer …` this is; None for nobody's."""
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A token as somebody shows it."""
+
+    id: str  # its public half
+    token: str = dataclasses.field(repr=False)
+
+
+def shown(header: str) -> Shown | None:
+    """The token of an `Authorization: Bearer …`; None when it is none."""
     scheme, _, token = header.partition(" ")
     match = TOKEN.fullmatch(token.strip())
-    if scheme.lower() != "bearer" or not match:
-        return None
-    row = connection.execute(SQL.token_by_id, {"id": match[1]}).fetchone()
+    return Shown(match[1], match[0]) if scheme.lower() == "bearer" and match else None
+
+
+def identify(connection: Connection[Any], token: Shown | None) -> Identity:
+    """Whose token this is, by the database's clock. Raises NotIdentified."""
+    row: Mapping[str, Any] | None = None
+    if token is not None:
+        row = connection.execute(SQL.token_by_id, {"id": token.id}).fetchone()
+    if token is None or not _is_secret_of(token, row) or row is None:
+        raise (WrongSecret if row else UnknownToken)("This is no valid token.")
+    if row["revoked"]:
+        raise NotIdentified(f"This token of {row['name']} was revoked.")
+    if row["expired"]:
+        raise NotIdentified(f"This token of {row['name']} has expired.")
+    if row["unseen"]:
+        _mark_used(connection, token.id)
+    return Identity(row["name"], Role(row["role"]), token.id, tuple(row["environments"]), tuple(row["operations"]))
+
+
+def digest(token: str) -> bytes:
+    """What is stored of a token. Its secret half has 256 random bits, so a fast hash will do."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _is_secret_of(token: Shown, row: Mapping[str, Any] | None) -> bool:
+    """Takes as long whatever is wrong. Tokens of the first version have only their secret half hashed."""
     known = bytes(row["hash"]) if row else NOBODY
-    if not hmac.compare_digest(_hash(match[2]), known) or row is None:
-        return None
-    return Identity(name=row["name"], role=Role(row["role"]), token=match[1])
+    secret = token.token.split("_", 2)[2]
+    matches = [hmac.compare_digest(digest(text), known) for text in (token.token, secret)]
+    return any(matches)
 
 
-def ensure_admin_token(connection: Connection[Any], home: Path) -> Path | None:
-    """Make the first admin token when there is no token at all; returns the file it was written to."""
-    connection.execute(SQL.one_at_a_time)
-    row = connection.execute(SQL.count_tokens).fetchone()
-    if row and row["tokens"]:
-        return None
-    identity, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
-    path = home / "control" / "admin.token"
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial = path.with_name("admin.token.partial")
-    rundir.write_private(partial, f"bzr_{identity}_{secret}\n")
-    partial.replace(path)
-    values = {"id": identity, "name": "admin", "role": "admin", "hash": _hash(secret)}
-    connection.execute(SQL.insert_token, values)
-    return path
-
-
-def _hash(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()
+def _mark_used(connection: Connection[Any], token: str) -> None:
+    """A database that takes no writes keeps nobody from looking."""
+    try:
+        with connection.transaction():
+            connection.execute(SQL.mark_used, {"id": token})
+    except psycopg.Error as error:
+        log.warn("a token's use was not noted", token=token, error=f"{type(error).__name__}: {error}"[:300])

@@ -1,11 +1,12 @@
--- name: token_by_id
-SELECT name, role, hash FROM access_tokens WHERE id = %(id)s;
+-- name: token_by_id, and what has become of it by the clock that everybody here shares
+SELECT id, name, role, hash, environments, operations, expires_at, revoked_at,
+       revoked_at IS NOT NULL AS revoked,
+       coalesce(expires_at <= clock_timestamp(), false) AS expired,
+       coalesce(last_used_at NOT BETWEEN clock_timestamp() - interval '1 minute' AND clock_timestamp(), true) AS unseen
+FROM access_tokens WHERE id = %(id)s;
 
--- name: one_at_a_time, so that two processes do not both make the first token
-SELECT pg_advisory_xact_lock(hashtext('bazaruto.first_admin_token'));
+-- name: mark_used, at most once a minute, so that reading costs no writing
+UPDATE access_tokens SET last_used_at = clock_timestamp() WHERE id = %(id)s;
 
--- name: count_tokens
-SELECT count(*) AS tokens FROM access_tokens;
-
--- name: insert_token
-INSERT INTO access_tokens (id, name, role, hash) VALUES (%(id)s, %(name)s, %(role)s, %(hash)s);
+-- name: token_ids, whatever has become of them
+SELECT id FROM access_tokens;

@@ -11,11 +11,12 @@ import enum
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bazaruto.control.access import Role
 from bazaruto.control.parameters import SCHEMA_TYPES, Parameter
 
 NAME = r"^[a-z][a-z0-9_]{0,62}$"
@@ -65,7 +66,7 @@ class Operation:
     summary: str
     playbook: str  # file name in playbooks/
     effect: Effect
-    launch: str  # lowest role that may launch it
+    launch: Role  # the lowest that may launch it
     timeout_seconds: float
     idle_timeout_seconds: float | None  # without any event for so long, a run is ended
     tolerates: tuple[LostHosts, ...]  # what is no failure of it
@@ -172,7 +173,7 @@ class _OperationEntry(_Entry):
     playbook: str = Field(pattern=r"^[a-z][a-z0-9_]*\.yml$")
     role: str | None = Field(default=None, pattern=NAME)
     effect: Effect
-    launch: Literal["viewer", "operator", "admin"]
+    launch: Role
     timeout_seconds: float = Field(gt=0, le=7 * 86400)
     idle_timeout_seconds: float | None = Field(default=None, gt=0, le=7 * 86400)
     tolerates: list[LostHosts] = []

@@ -14,6 +14,7 @@ from psycopg.types.json import Json
 from pydantic import AfterValidator, BaseModel, Field
 
 from bazaruto.control import events
+from bazaruto.control.access import Identity
 from bazaruto.control.catalog import Effect, Operation
 from bazaruto.control.engine.rundir import Outcome
 from bazaruto.control.requests import LaunchRequest, RefusedRequest, RetryRequest, command
@@ -286,14 +287,18 @@ class RunFilter(BaseModel):
     environment: str | None = Field(default=None, max_length=63)
 
 
-def page(connection: Connection[Any], wanted: RunFilter, before: int | None, limit: int) -> list[tuple[int, Run]]:
-    """Runs with their positions, newest first."""
+def page(
+    connection: Connection[Any], wanted: RunFilter, by: Identity, before: int | None, limit: int
+) -> list[tuple[int, Run]]:
+    """Runs within somebody's limits with their positions, newest first."""
     values = {
         "before": before,
         "limit": limit,
         "status": wanted.status,
         "operation": wanted.operation,
         "environment": wanted.environment,
+        "environments": list(by.environments),
+        "operations": list(by.operations),
     }
     # Never prepared: a plan for any filter would read all runs where an index finds the few of this one.
     found = connection.execute(SQL.page_of_runs, values, prepare=False)

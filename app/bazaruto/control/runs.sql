@@ -26,6 +26,8 @@ WHERE (%(before)s::bigint IS NULL OR position < %(before)s)
   AND (%(status)s::text IS NULL OR status = %(status)s)
   AND (%(operation)s::text IS NULL OR operation = %(operation)s)
   AND (%(environment)s::text IS NULL OR environment = %(environment)s)
+  AND (%(environments)s::text[] = '{}' OR environment = ANY (%(environments)s::text[]))
+  AND (%(operations)s::text[] = '{}' OR operation = ANY (%(operations)s::text[]))
 ORDER BY position DESC LIMIT %(limit)s;
 
 -- name: claim_run, the oldest that nothing stands in the way of: the one right to run

@@ -11,7 +11,7 @@ import psycopg
 
 from bazaruto import database, logs, probes, server
 from bazaruto.config import DatabaseSettings, Settings, SettingsError
-from bazaruto.control import access, catalog, observe, queue, sealing
+from bazaruto.control import catalog, observe, queue, sealing, tokens
 from bazaruto.control.acceptance import Acceptance
 from bazaruto.control.api import Api
 from bazaruto.control.content import Content, ContentError
@@ -67,7 +67,7 @@ def migrate(settings: Settings) -> list[str]:
     """Apply what is missing, and make the first admin token and the first keys when there are none."""
     applied = database.migrate(settings.control_database_url, observe.MIGRATIONS)
     with psycopg.connect(settings.control_database_url, row_factory=psycopg.rows.dict_row) as connection:
-        path = access.ensure_admin_token(connection, settings.home)
+        path = tokens.ensure_admin(connection, settings.home)
         Keys(settings.home).establish(connection)
     return [*applied, *([f"wrote {path}"] if path else [])]
 

@@ -25,7 +25,7 @@ from bazaruto.problems import Problem
 
 MEDIA = "text/event-stream"
 HEARTBEAT_SECONDS = 10.0  # a stream that has nothing to say says so; clients and proxies know that it lives
-ACCESS_SECONDS = 20.0  # between two looks at whether the token is still valid
+ACCESS_SECONDS = 0.5  # between two looks at whether the token still works
 LOOK_SECONDS = 1.0  # between two looks at the run when nothing woke the stream: a notification may be lost
 ATTENTION_SECONDS = 0.25  # how soon a stream notices that its client has left
 CONNECTION_SECONDS = 2.0  # waiting for a database connection before the stream looks whether it is still wanted
@@ -137,7 +137,7 @@ class _Look:
 
 
 class _NotForThisReader(Exception):
-    """The token was revoked, or the run removed."""
+    """The token works no longer, or the run was removed."""
 
 
 class _Stream:
@@ -216,8 +216,10 @@ class _Stream:
     def _check_access(self, connection: Connection) -> None:
         if time.monotonic() < self._allowed_until:
             return
-        if access.identify(connection, self._reader.authorization) is None:
-            raise _NotForThisReader
+        try:
+            access.identify(connection, access.shown(self._reader.authorization))
+        except access.NotIdentified as error:
+            raise _NotForThisReader from error
         self._allowed_until = time.monotonic() + self._streams.access_seconds
 
     def _told(self, look: _Look) -> Iterator[bytes]:

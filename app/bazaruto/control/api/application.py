@@ -9,7 +9,7 @@ import procrastinate
 from bazaruto import probes, web
 from bazaruto.config import Settings
 from bazaruto.control.acceptance import Acceptance
-from bazaruto.control.api import backups, operations, runs
+from bazaruto.control.api import backups, operations, runs, tokens
 from bazaruto.control.api.guard import Guard
 from bazaruto.control.api.openapi import Endpoint, document
 from bazaruto.control.streams import Streams
@@ -27,6 +27,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *operations.ENDPOINTS,
     *runs.ENDPOINTS,
     *backups.ENDPOINTS,
+    *tokens.ENDPOINTS,
 )
 
 
@@ -50,9 +51,10 @@ class Api:
             ("GET", "/openapi.json"): lambda: document(ENDPOINTS),
             **operations.Operations(self.acceptance.content).handlers(),
             **runs.Runs(self.settings, self.acceptance, self.pool, self.jobs, self.streams).handlers(),
+            **tokens.Tokens(self.pool, self.acceptance.content).handlers(),
             **backups.Backups(self.settings.backup_directory).handlers(),
         }
-        guard = Guard(self.pool)
+        guard = Guard(self.pool, self.settings.control_requests_per_second)
         for endpoint in ENDPOINTS:
             handler = handlers[endpoint.method, endpoint.path]
             app.route(endpoint.route, endpoint.method, guard.guarded(endpoint, handler))

@@ -51,6 +51,7 @@ class Endpoint:
     errors: tuple[int, ...] = ()
     public: bool = False  # needs no token
     role: Role = Role.VIEWER  # the lowest that may ask
+    launches: bool = False  # then the role that the operation names in `launch` is needed as well
     media: str = "application/json"  # of the answer
     also: tuple[str, ...] = ()  # other media types it can be asked for, which are texts
 
@@ -86,6 +87,7 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
 def _operation(endpoint: Endpoint) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
+        "description": _who(endpoint),
         "operationId": _identifier(endpoint),
         "parameters": [
             *_path_parameters(endpoint),
@@ -102,9 +104,18 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     return operation
 
 
+def _who(endpoint: Endpoint) -> str:
+    """Who may ask, in a sentence."""
+    if endpoint.public:
+        return "Needs no token."
+    if endpoint.launches:
+        return "Needs a token of the role that the operation names in `launch`, for its environment."
+    return f"Needs a token of the role {endpoint.role}, or of one that includes it."
+
+
 def _responses(endpoint: Endpoint) -> dict[str, Any]:
     problem = {"application/problem+json": {"schema": {"$ref": REFERENCE.format(model="ProblemAnswer")}}}
-    errors = sorted({*endpoint.errors, *(() if endpoint.public else (401, 503))})
+    errors = sorted({*endpoint.errors, *(() if endpoint.public else (401, 403, 429, 503))})
     return {
         str(endpoint.status): {
             "description": HTTPStatus(endpoint.status).phrase,

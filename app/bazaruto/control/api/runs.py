@@ -14,8 +14,9 @@ from pydantic import BaseModel, Field, JsonValue, RootModel
 
 from bazaruto import web
 from bazaruto.config import Settings
-from bazaruto.control import events, idempotency, launch, output, queue, requests, runs, targets
+from bazaruto.control import access, events, idempotency, launch, output, queue, requests, runs, targets
 from bazaruto.control.acceptance import Acceptance
+from bazaruto.control.access import Role
 from bazaruto.control.api.guard import Handler, identity
 from bazaruto.control.api.lists import ListQuery
 from bazaruto.control.api.openapi import Endpoint
@@ -65,18 +66,19 @@ TEXT = "text/plain"  # in UTF-8, which an answer says
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("GET", RUNS, "Runs, newest first", runs.Run, listed=True, query=RunQuery, errors=(400, 422)),
     Endpoint("POST", RUNS, "Launch an operation", runs.Run, status=202, body=requests.LaunchRequest,
-             headers=idempotency.KeyHeader, errors=(400, 413, 415, 422)),
+             launches=True, headers=idempotency.KeyHeader, errors=(400, 413, 415, 422)),
     Endpoint("GET", RUN, "One run and its life", runs.RunDetails, errors=(404,)),
     Endpoint("GET", f"{RUN}/events", "Its events: a page, or as they come", Events, also=(MEDIA,),
              query=EventQuery, headers=ResumeHeader, errors=(400, 404, 422)),
     Endpoint("GET", f"{RUN}/stdout", "What Ansible printed", None, media=TEXT, query=OutputQuery,
              errors=(400, 404, 422)),
     Endpoint("POST", f"{RUN}/cancel", "Cancel a run", runs.Run, status=202, body=requests.CancelRequest,
-             errors=(400, 404, 409, 413, 415, 422)),
+             role=Role.OPERATOR, errors=(400, 404, 409, 413, 415, 422)),
     Endpoint("POST", f"{RUN}/retry", "Run it again on the hosts that failed", runs.Run, status=202,
-             body=requests.RetryRequest, headers=idempotency.KeyHeader, errors=(400, 404, 409, 413, 415, 422)),
+             body=requests.RetryRequest, launches=True, headers=idempotency.KeyHeader,
+             errors=(400, 404, 409, 413, 415, 422)),
     Endpoint("POST", f"{RUN}/waive", "Go on although hosts may still be at work for it", runs.Run,
-             body=requests.WaiveRequest, errors=(400, 404, 409, 413, 415, 422)),
+             body=requests.WaiveRequest, role=Role.ADMIN, errors=(400, 404, 409, 413, 415, 422)),
 )  # fmt: skip
 
 
@@ -109,7 +111,7 @@ class Runs:
     def _accept(self, values: Mapping[str, Any], retry_of: str | None = None) -> runs.Run:
         key = bottle.request.environ.get("HTTP_IDEMPOTENCY_KEY")
         try:
-            accepted = self.acceptance.launch(values, identity().name, key, retry_of)
+            accepted = self.acceptance.launch(values, identity(), key, retry_of)
         except requests.RefusedRequest as error:
             raise _refused(error.errors) from error
         except idempotency.WrongKey as error:
@@ -167,7 +169,7 @@ class Runs:
         wanted = web.query(RunQuery)
         before = web.decode_cursor(wanted.cursor, runs.Position)[0] if wanted.cursor else None
         with self.pool.connection() as connection:
-            found = runs.page(connection, wanted, before, wanted.limit + 1)
+            found = runs.page(connection, wanted, identity(), before, wanted.limit + 1)
         shown = found[: wanted.limit]
         more = web.encode_cursor(shown[-1][0]) if len(found) > wanted.limit else None
         return web.page([run for _, run in shown], more)
@@ -218,9 +220,11 @@ class Runs:
         return Lasting(found.parts(), self.streams.slots.take())
 
     def _row(self, connection: Any, run: str) -> Mapping[str, Any]:
+        """The run's row, when it is within the limits of whoever asks."""
         row = runs.find(connection, run)
         if row is None:
             raise Problem(404, detail="There is no such run.")
+        access.require(identity(), Role.VIEWER, row["environment"], row["operation"])
         return row
 
 
