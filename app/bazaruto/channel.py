@@ -13,7 +13,7 @@ from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import Error
 
-from bazaruto import problems
+from bazaruto import problems, security_headers
 from bazaruto.logs import Served, encoded
 from bazaruto.problems import Problem
 from bazaruto.request_ids import new_request_id
@@ -79,8 +79,8 @@ class RefusalTask(ErrorTask):
         self.response_headers += [
             ("Content-Type", problems.CONTENT_TYPE),
             ("X-Request-Id", identity),
-            ("X-Content-Type-Options", "nosniff"),
-            ("Cache-Control", "no-store"),
+            *security_headers.of(server.scheme),
+            security_headers.NO_STORE,
         ]
         if getattr(error, "retry_after", None) is not None:
             self.response_headers.append(("Retry-After", str(error.retry_after)))
@@ -183,16 +183,17 @@ class Channel(HTTPChannel):
         request = self.request
         if request is not None:
             if now - max(request.started, self.idle_since) > limits.read_timeout:
-                self._refuse_unfinished()
+                self.refuse(request, Refusal(408, f"The request was not complete within {limits.read_timeout:g} s."))
         elif now - self.idle_since > limits.idle_timeout:
             self.handle_close()
 
-    def _refuse_unfinished(self) -> None:
+    def refuse(self, request: Any, refusal: Refusal) -> None:
+        """Answer an unfinished request, unless another one goes first."""
         with self.requests_lock:
-            request, self.request = self.request, None
-            if request is None or self.requests:
+            self.request = None
+            if self.requests:
                 return
-            request.error = Refusal(408, "The request was not complete in time.")
+            request.error = refusal
             request.completed = True
             self.requests.append(request)
             self.server.add_task(self)

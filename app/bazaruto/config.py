@@ -54,6 +54,13 @@ def _redis_url(value: str) -> str:
     return value
 
 
+def _control_url(value: str) -> str:
+    """Without a slash at its end, so that paths can follow."""
+    if value and not re.fullmatch(r"https?://[^\s/?#@]+/?", value):
+        raise ValueError("is not the URL of a control plane: https://HOST:PORT")
+    return value.rstrip("/")
+
+
 def _address(value: str) -> str:
     """In the one form in which addresses are compared."""
     if not value:
@@ -72,6 +79,7 @@ Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=366 * 86400
 SecondsOrZero = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=366 * 86400)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url), Field(repr=False)]  # may hold a password
 RedisUrl = Annotated[str, AfterValidator(_redis_url), Field(repr=False)]
+ControlUrl = Annotated[str, AfterValidator(_control_url)]
 Address = Annotated[str, AfterValidator(_address)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]  # in a variable: separated by commas
@@ -172,6 +180,12 @@ class DebugSettings(Section):
     heap_profile: bool = False  # tracemalloc, for /debug/pprof/heap
 
 
+def in_url(host: str) -> str:
+    """A host that is listened on, as a client on this machine writes it."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - recognized, not listened on
+    return f"[{reachable}]" if ":" in reachable else reachable
+
+
 def checkout() -> Path | None:
     """The source checkout this package runs from, or None for an installed package."""
     root = Path(__file__).resolve().parents[2]
@@ -192,12 +206,19 @@ class Settings(Section):
     service_port: Port = 8080
     control_host: str = "127.0.0.1"
     control_port: Port = 8081
+    control_url: ControlUrl = ""  # where clients ask for it; empty: follows from its host, port and certificate
+    control_tls_certificate: Path = Path()  # PEM, then the chain above it; with it the control plane speaks HTTPS
+    control_tls_key: Path = Path()  # PEM without a passphrase, 0600; both files are read again when they change
+    control_plain_http: bool = False  # listen beyond this machine without TLS, where tokens can be read on the way
+    control_ca_file: Path = Path()  # PEM: the authorities that `bazaruto` trusts; empty: the system's
     control_environments: Names = ()  # those whose runs this control node's workers start; empty: every one
+    control_approval_expires: Seconds = 24 * 3600.0  # how long a plan can be approved, and what was approved can start
     control_requests_per_second: Annotated[int, Field(ge=0, le=10_000)] = 100  # of one token, over 10 s; 0: any number
     database_url: DatabaseUrl = ""  # the service's PostgreSQL
     control_database_url: DatabaseUrl = ""  # the control plane's own PostgreSQL
     redis_url: RedisUrl = ""
     backup_directory: Path = Path()
+    control_backup_directory: Path = Path()  # the control plane's own backups, which hold its keys; 0700
     rules_file: Path = Path()
     log_directory: Path = Path()
     vault_password_file: Path = Path()  # of ansible-vault: a key file (0600) or a script that says it; empty: none
@@ -211,11 +232,20 @@ class Settings(Section):
     debug: DebugSettings = DebugSettings()
 
     @property
+    def control_address(self) -> str:
+        """The URL at which clients ask for the control plane."""
+        if self.control_url:
+            return self.control_url
+        scheme = "http" if self.control_tls_certificate == Path() else "https"
+        return f"{scheme}://{in_url(self.control_host)}:{self.control_port}"
+
+    @property
     def local_file(self) -> Path:
         """What `bazaruto up` decided about this machine (JSON)."""
         return self.home / "local.json"
 
 
+OPTIONAL_FILES = ("vault_password_file", "control_tls_certificate", "control_tls_key", "control_ca_file")
 SECTIONS: frozenset[str] = frozenset(
     name
     for name, field in Settings.model_fields.items()
@@ -323,12 +353,13 @@ def _complete(settings: Settings, use_local: bool) -> Settings:
         "backup_directory": home / "backups"
         if settings.backup_directory == empty
         else settings.backup_directory.absolute(),
+        "control_backup_directory": home / "backups" / "control"
+        if settings.control_backup_directory == empty
+        else settings.control_backup_directory.absolute(),
         "rules_file": home / "config" / "business_rules.json"
         if settings.rules_file == empty
         else settings.rules_file.absolute(),
-        "vault_password_file": settings.vault_password_file
-        if settings.vault_password_file == empty
-        else settings.vault_password_file.expanduser().absolute(),
+        **{name: path.expanduser().absolute() for name in OPTIONAL_FILES if (path := getattr(settings, name)) != empty},
         "log_directory": home / "log" if settings.log_directory == empty else settings.log_directory.absolute(),
         "database_url": settings.database_url or local.get("service", {}).get("database_url", ""),
         "control_database_url": settings.control_database_url or local.get("control", {}).get("database_url", ""),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import queue
 import resource
 import signal
 import socket
@@ -24,15 +23,14 @@ from bazaruto import logs
 from bazaruto.channel import Channel, Refusal, channel_in_service
 from bazaruto.config import ServerSettings
 from bazaruto.event_loop import EventLoop
+from bazaruto.lanes import Lanes
 from bazaruto.logs import Served
+from bazaruto.tls import Certificate, TlsChannel
 from bazaruto.web import App
 
 TICK_SECONDS = 0.25  # how often deadlines are looked at
-PROBE_THREADS = 4
-QUICK_THREADS = 2  # for /livez and refusals, which wait for nothing
 NEW_CONNECTION_SECONDS = 0.5  # at a stop: how long a connection without a request is left open
 RESERVED_CONNECTIONS = 64  # above connection_limit, for probes; everything else there is refused
-LIVE_PATH = "/livez"
 
 log = logs.get(__name__)
 Application = Callable[..., Any]
@@ -50,14 +48,15 @@ def serve(  # noqa: PLR0913 - a server has these parts
     limits: ServerSettings,
     probe_paths: Collection[str],
     on_drain: Callable[[], None] = lambda: None,
+    certificate: Certificate | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then stop gracefully; returns the process' exit status.
 
-    `on_drain` is called first, and makes readiness fail; streams should end when it is called. A second
-    signal ends the process at once.
+    With a certificate it is HTTPS. `on_drain` is called first, and makes readiness fail; streams should end when
+    it is called. A second signal ends the process at once.
     """
-    server = Server(app, listen(host, port), limits, probe_paths, on_drain)
-    log.info("listening", host=host, port=server.port)
+    server = Server(app, listen(host, port), limits, probe_paths, on_drain, certificate)
+    log.info("listening", host=host, port=server.port, scheme=server.scheme)
     with _signals(server):
         return server.run()
 
@@ -74,82 +73,25 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-class _Lane:
-    """Some threads that answer requests in the order in which they came."""
-
-    def __init__(self, name: str, threads: int) -> None:
-        self._queue: queue.SimpleQueue[Channel | None] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True) for number in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def add(self, channel: Channel) -> None:
-        self._queue.put(channel)
-
-    def waiting(self) -> int:
-        return self._queue.qsize()
-
-    def end(self) -> None:
-        for _ in self._threads:
-            self._queue.put(None)
-
-    def _work(self) -> None:
-        while (channel := self._queue.get()) is not None:
-            try:
-                channel.service()
-            except Exception:
-                log.exception("a connection failed outside of its request")
-
-
-class _Lanes:
-    """Threads for requests, and some that only probes, and only /livez and refusals, use."""
-
-    def __init__(self, threads: int, probe_paths: Collection[str]) -> None:
-        self._probe_paths = frozenset({*probe_paths, LIVE_PATH})
-        self._requests = _Lane("request", threads)
-        self._probes = _Lane("probe", PROBE_THREADS)
-        self._quick = _Lane("quick", QUICK_THREADS)
-
-    def is_probe(self, path: str) -> bool:
-        return path in self._probe_paths
-
-    def waiting(self) -> int:
-        """Requests that no thread is free for."""
-        return self._requests.waiting()
-
-    def add(self, channel: Channel) -> None:
-        request = channel.requests[0]
-        if request.error is not None or request.path == LIVE_PATH:
-            self._quick.add(channel)
-        elif request.path in self._probe_paths:
-            self._probes.add(channel)
-        else:
-            self._requests.add(channel)
-
-    def end(self) -> None:
-        for lane in (self._requests, self._probes, self._quick):
-            lane.end()
-
-
 class Server(TcpWSGIServer):
     """The listening socket, its connections and the loop; `run` returns when it was stopped."""
 
-    channel_class = Channel
-
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - a server has these parts
         self,
         app: Application,
         listener: socket.socket,
         limits: ServerSettings,
         probe_paths: Collection[str],
         on_drain: Callable[[], None] = lambda: None,
+        certificate: Certificate | None = None,
     ) -> None:
         _allow_descriptors(limits.connection_limit)
         self.limits = limits
         self.on_refused: Callable[[Served], None] = app.refused if isinstance(app, App) else _unaccounted
         self.draining = False
+        self.scheme = "https" if certificate else "http"
+        self.channel_class = TlsChannel if certificate else Channel
+        self._certificate = certificate
         self._on_drain = on_drain
         self._stop_wanted = False
         self._serve_until: float | None = None  # draining: until then all is served, only readiness fails
@@ -157,7 +99,7 @@ class Server(TcpWSGIServer):
         self._next_tick = 0.0
         self._accept_from = 0.0  # after descriptors ran out: no connection is accepted before
         self.loop = EventLoop()
-        self._lanes = _Lanes(limits.threads, probe_paths)
+        self._lanes = Lanes(limits.threads, probe_paths)
         address = listener.getsockname()
         super().__init__(
             app,
@@ -168,6 +110,7 @@ class Server(TcpWSGIServer):
                 sockets=[listener],
                 threads=limits.threads,
                 ident="",
+                url_scheme=self.scheme,
                 connection_limit=limits.connection_limit + RESERVED_CONNECTIONS + 3,
                 max_request_body_size=limits.max_body_bytes + 1,
                 max_request_header_size=limits.max_header_bytes + 1,
@@ -209,7 +152,10 @@ class Server(TcpWSGIServer):
     def accept(self) -> Any:
         """Take a new connection; without a free descriptor wait a tick, because the loop would spin."""
         try:
-            return super().accept()
+            accepted = super().accept()
+            if accepted is None or self._certificate is None:
+                return accepted
+            return self._certificate.encrypted(accepted[0]), accepted[1]
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 if not self._accept_from:
@@ -251,10 +197,11 @@ class Server(TcpWSGIServer):
 
     def explain(self, error: Any) -> str:
         """What the client did wrong, with the limit."""
+        if isinstance(error, Refusal):
+            return str(error.body)
         limits = self.limits
         known = {
             400: "This is not a valid HTTP request.",
-            408: f"The request was not complete within {limits.read_timeout:g} s.",
             413: f"The body is larger than {limits.max_body_bytes} bytes.",
             431: f"The headers are larger than {limits.max_header_bytes} bytes.",
             500: "The failure is in the log.",
@@ -275,6 +222,8 @@ class Server(TcpWSGIServer):
         return None
 
     def _enforce(self, now: float) -> None:
+        if self._certificate is not None:
+            self._certificate.review()
         for channel in list(self.active_channels.values()):
             channel.enforce(now, self.limits)
 

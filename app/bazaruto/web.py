@@ -14,7 +14,7 @@ from psycopg_pool import PoolTimeout, TooManyRequests
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from bazaruto import logs, problems
+from bazaruto import logs, problems, security_headers
 from bazaruto.config import Settings
 from bazaruto.database import WritesHeld
 from bazaruto.logs import Served
@@ -45,8 +45,6 @@ StartResponse = Callable[..., Any]
 
 _WILDCARD = re.compile(r"<(?:(\w+)[^>]*|:[^>]*)>")
 _PROXY_HEADERS = ("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_X_REAL_IP", "HTTP_VIA")
-_NO_SNIFFING = ("X-Content-Type-Options", "nosniff")
-_NO_STORE = ("Cache-Control", "no-store")
 _RETRY_SOON = {"Retry-After": "1"}
 # SQLSTATEs that say "not now", by their class or whole: 503, because the same request may succeed later.
 _NOT_NOW = {
@@ -116,13 +114,14 @@ class App(bottle.Bottle):
         if self._trusted_proxy and environ.get("REMOTE_ADDR") == self._trusted_proxy:
             environ["REMOTE_ADDR"] = _forwarded_for(environ)
         status = 500
+        for_browsers = security_headers.of(environ["wsgi.url_scheme"])
 
         def begin(line: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             nonlocal status
             status = int(line[:3])
-            headers += (("X-Request-Id", identity), _NO_SNIFFING)
+            headers += (("X-Request-Id", identity), *for_browsers)
             if "Cache-Control" not in bottle.response:
-                headers.append(_NO_STORE)
+                headers.append(security_headers.NO_STORE)
             return start_response(line, headers, exc_info)
 
         raw_path = environ["PATH_INFO"]

@@ -16,6 +16,7 @@ import bottle
 
 from bazaruto import config, logs, metrics, probes, server, web
 from bazaruto.health import Check, Health
+from bazaruto.tls import Certificate
 
 
 @dataclass
@@ -143,6 +144,7 @@ def serving(
     *,
     add_routes: Callable[[web.App], None] | None = None,
     checks: tuple[Check, ...] = (),
+    certificate: Certificate | None = None,
     **limits: Any,
 ) -> Iterator[Serving]:
     """A server with these limits and /hello, /block, /echo, /large beside the probes."""
@@ -162,6 +164,7 @@ def serving(
         settings.server,
         probes.PATHS,
         health.draining.set,
+        certificate,
     )
     outcome: list[int] = []
     thread = threading.Thread(target=lambda: outcome.append(running.run()))

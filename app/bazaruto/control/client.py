@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import ssl
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from bazaruto.config import Settings
+from bazaruto.config import Settings, SettingsError
 from bazaruto.control.client_errors import RefusedError, UnreachableError
 
 __all__ = ["Client", "RefusedError", "Step", "UnreachableError", "connect"]
@@ -42,12 +43,13 @@ class Step:
 class Client:
     """One person's connection to one control plane."""
 
-    def __init__(self, url: str, token: str, timeout: float = 30.0) -> None:
+    def __init__(self, url: str, token: str, timeout: float = 30.0, ca_file: Path | None = None) -> None:
         self.url = url
         self._http = httpx.Client(
             base_url=url,
             headers={"Authorization": f"Bearer {token}", "Accept": "application/json"},
             timeout=httpx.Timeout(timeout, connect=min(5.0, timeout)),
+            verify=_trust(url, ca_file),
             trust_env=False,  # a proxy for the world is not one for this machine
         )
 
@@ -174,16 +176,28 @@ class Client:
 
 def connect(settings: Settings, timeout: float = 30.0) -> Client:
     """A client with this machine's admin token. Raises UnreachableError without one."""
-    return Client(_url(settings), _token(settings.home / "control" / "admin.token"), timeout)
+    return Client(_url(settings), _token(settings.home / "control" / "admin.token"), timeout, settings.control_ca_file)
 
 
 def _url(settings: Settings) -> str:
     """Where the settings say the control plane is; if they do not, where `bazaruto up` put it."""
-    if not settings.model_fields_set & {"control_host", "control_port"} and settings.local_file.is_file():
+    said = {"control_host", "control_port", "control_url", "control_tls_certificate"}
+    if not settings.model_fields_set & said and settings.local_file.is_file():
         recorded = json.loads(settings.local_file.read_text(encoding="utf-8")).get("control", {}).get("url")
         if recorded:
             return str(recorded)
-    return f"http://{_host(settings.control_host)}:{settings.control_port}"
+    return settings.control_address
+
+
+def _trust(url: str, ca_file: Path | None) -> ssl.SSLContext:
+    """Whose certificates are believed: the given authorities' or the system's. None are needed without TLS."""
+    if not url.startswith("https:"):
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which trusts nobody, and costs nothing
+    chosen = None if ca_file in (None, Path()) else ca_file
+    try:
+        return ssl.create_default_context(cafile=chosen)
+    except OSError as error:
+        raise SettingsError(f"control_ca_file: {chosen} has no certificates in PEM ({error.strerror}).") from error
 
 
 def _token(path: Path) -> str:
@@ -193,12 +207,6 @@ def _token(path: Path) -> str:
         raise UnreachableError(
             f"There is no token to ask with: {path} cannot be read ({error.strerror}). Run `bazaruto up`."
         ) from error
-
-
-def _host(host: str) -> str:
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - it listens everywhere: here too
-        return "127.0.0.1"
-    return f"[{host}]" if ":" in host else host
 
 
 def _messages(parts: Iterable[bytes]) -> Iterator[list[tuple[str, Any]]]:
