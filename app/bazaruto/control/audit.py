@@ -62,6 +62,7 @@ class Change:
     outcome: str = ACCEPTED
     detail: str | None = None
     needless: bool = False  # nothing was changed after all: nothing is entered
+    begins_file: bool = False  # the file of heads begins anew with this entry
 
 
 class Audit:
@@ -83,7 +84,7 @@ class Audit:
             change = Change(connection, action, **about)
             yield change
             if not change.needless:
-                self._enter(actor, change)
+                self.enter(actor, change)
 
     def refused(self, actor: Actor, action: str, why: str, **about: Unpack[About]) -> None:
         """Enter what somebody was not allowed, or did wrong. An audit that cannot be written leaves it at the log:
@@ -95,19 +96,26 @@ class Audit:
         except AuditUnwritable as error:
             log.warn("a refusal was not entered into the audit", action=action, actor=actor.name, error=str(error))
 
-    def _enter(self, actor: Actor, change: Change) -> None:
-        """Write the entry and commit: from the lock to the commit nobody else adds one."""
+    def hold(self, connection: Connection) -> tuple[int, bytes]:
+        """Keep everybody else from adding an entry until the transaction ends; where the chain ends now."""
+        row = connection.execute(SQL.lock_head).fetchone() or {}
+        return row["seq"], bytes(row["mac"])
+
+    def enter(self, actor: Actor, change: Change) -> None:
+        """Write the entry and commit, which is the end of the change. Raises AuditUnwritable."""
         connection = change.connection
-        row = connection.execute(SQL.lock_head, {"node": self.node}).fetchone() or {}
+        last, previous = self.hold(connection)
+        row = connection.execute(SQL.at_head, {"node": self.node}).fetchone() or {}
         try:
             key = self.keys.matching(KeyName.AUDIT, row["key"])
         except KeyUnusable as error:
             raise AuditUnwritable(f"Nothing is changed without an audit. {error}") from error
         own = None if row["own_seq"] is None else Line(row["own_seq"], bytes(row["own_mac"]), "head")
         now = datetime.datetime.now(datetime.UTC)
-        concluded = [self._concluded(connection, intent, own) for intent in self.heads.catch_up(own)]
+        intents = self.heads.catch_up(None if change.begins_file else own)
+        concluded = [self._concluded(connection, intent, own) for intent in intents]
         entry = audit_chain.Entry(
-            seq=row["seq"] + 1,
+            seq=last + 1,
             at=now,
             node=self.node,
             actor=audit_chain.text(actor.name) or "",
@@ -122,13 +130,14 @@ class Audit:
             outcome=change.outcome,
             detail=audit_chain.text(change.detail, audit_chain.LONGEST_DETAIL),
             key=key.fingerprint,
-            previous=bytes(row["mac"]),
+            previous=previous,
         )
         mac = audit_chain.mac(key.material, entry)
         self.heads.append([*concluded, Line(entry.seq, mac, "intent")], now)
         connection.execute(SQL.insert_entry, {**dataclasses.asdict(entry), "mac": mac})
         connection.commit()
         self.heads.conclude(Line(entry.seq, mac, "head"), now)
+        change.needless = True  # nothing is left to be entered
 
     def _concluded(self, connection: Connection, intent: Line, own: Line | None) -> Line:
         """What became of an intent: it is an entry, or its transaction was never committed."""

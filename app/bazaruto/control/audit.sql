@@ -1,10 +1,12 @@
--- name: lock_head, the end of the chain, with what this node wrote last and the key in use; one writer at a time
-SELECT head.seq, head.mac, own.seq AS own_seq, own.mac AS own_mac,
+-- name: lock_head, the end of the chain: one writer at a time
+SELECT seq, mac FROM audit_head FOR UPDATE;
+
+-- name: at_head, what this node wrote last, and the key in use; asked once the head is locked, since it may have moved
+SELECT own.seq AS own_seq, own.mac AS own_mac,
        (SELECT fingerprint FROM keys WHERE name = 'audit.key' ORDER BY position DESC LIMIT 1) AS key
-FROM audit_head head
+FROM (VALUES (true)) one
 LEFT JOIN LATERAL (SELECT e.seq, e.mac FROM audit_entries e WHERE e.node = %(node)s ORDER BY e.seq DESC LIMIT 1) own
-  ON true
-FOR UPDATE OF head;
+  ON true;
 
 -- name: mac_of_entry
 SELECT mac FROM audit_entries WHERE seq = %(seq)s;

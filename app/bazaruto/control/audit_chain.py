@@ -45,7 +45,7 @@ class Entry:
 def mac(key: bytes, entry: Entry) -> bytes:
     """What proves the entry and its place."""
     values = {
-        **dataclasses.asdict(entry),
+        **vars(entry),
         "at": entry.at.astimezone(datetime.UTC).isoformat(timespec="microseconds"),
         "previous": entry.previous.hex(),
     }

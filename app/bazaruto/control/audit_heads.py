@@ -103,18 +103,16 @@ class Heads:
             log.warn("a head of the audit was not written; the next entry's writer adds it", error=str(error))
         _tell_journald(line)
 
-    def begin_anew(self, before: str) -> Path | None:
-        """Put the file aside under another name; where it lies then. Raises AuditUnwritable."""
+    def begin_anew(self, last: int, now: datetime.datetime) -> None:
+        """Put what is there aside, named for the last entry of the chain. Raises AuditUnwritable."""
         with self._lock:
             self._close()
-            aside = self.path.with_name(f"{self.path.name}.{before}")
             try:
-                if there := self.path.exists():
-                    self.path.rename(aside)
+                if self.path.exists():
+                    self.path.rename(self.path.with_name(f"{self.path.name}.until-{last}-{now:%Y%m%dT%H%M%S%f}"))
                 self._open(may_create=True)
             except OSError as error:
                 raise AuditUnwritable(self._cannot(error)) from error
-            return aside if there else None
 
     def _open(self, *, may_create: bool) -> None:
         if self._descriptor is not None:
@@ -184,15 +182,20 @@ class Heads:
         return f"{what}make it a file that this process can write, with room for more."
 
 
-def stored(directory: Path) -> Iterator[Line | None]:
-    """Every line there is, also of files that were rotated away and kept beside it; None for what is no line."""
-    for path in sorted(directory.glob("heads.log*"), key=lambda path: (path.name == "heads.log", path.name)):
-        if not path.is_file():
-            continue
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for word in file:
-                if word.strip():
-                    yield parsed(word)
+def files(directory: Path) -> list[Path]:
+    """The file and those that were rotated away and kept beside it, the oldest names first."""
+    found = (path for path in directory.glob("heads.log*") if path.is_file())
+    return sorted(found, key=lambda path: (path.name == "heads.log", path.name))
+
+
+def lines(path: Path, size: int) -> Iterator[Line | None]:
+    """The lines of a file of this size; None for what is no line."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        for word in file:
+            if word.strip():
+                yield parsed(word)
+            if path.suffix != ".gz" and file.tell() >= size:
+                return
 
 
 def parsed(word: bytes) -> Line | None:

@@ -124,8 +124,10 @@ class Keys:
 
 def _key(name: KeyName, material: bytes) -> Key:
     material = material.strip()
-    if len(material) < 32:
-        raise KeyUnusable(f"{name} is no key, but {len(material)} bytes of something else: {_remedy(name)}")
+    try:
+        Fernet(material)
+    except ValueError as error:
+        raise KeyUnusable(f"{name} is no key, but {len(material)} bytes of something else: {_remedy(name)}") from error
     return Key(name, material, hashlib.sha256(b"fingerprint of a key\0" + material).hexdigest()[:16])
 
 
