@@ -214,6 +214,7 @@ class Settings(Section):
     control_environments: Names = ()  # those whose runs this control node's workers start; empty: every one
     control_approval_expires: Seconds = 24 * 3600.0  # how long a plan can be approved, and what was approved can start
     control_requests_per_second: Annotated[int, Field(ge=0, le=10_000)] = 100  # of one token, over 10 s; 0: any number
+    control_approval_expires: Seconds = 24 * 3600.0  # how long a plan can be approved, and what was approved can start
     database_url: DatabaseUrl = ""  # the service's PostgreSQL
     control_database_url: DatabaseUrl = ""  # the control plane's own PostgreSQL
     redis_url: RedisUrl = ""

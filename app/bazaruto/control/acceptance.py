@@ -9,13 +9,23 @@ from typing import Any
 import procrastinate
 
 from bazaruto.config import Settings
-from bazaruto.control import access, idempotency, queue, requests, runs
+from bazaruto.control import access, approvals, idempotency, queue, requests, runs
 from bazaruto.control.access import Identity, Role
+from bazaruto.control.audit import Actor, Audit
 from bazaruto.control.catalog import Catalogue, Operation
 from bazaruto.control.content import Content, Release
 from bazaruto.control.sealing import Seal
 from bazaruto.control.targets import BrokenInventory, Targets, UnmatchedLimit
-from bazaruto.database import Connection, Pool
+from bazaruto.database import Pool
+
+
+@dataclasses.dataclass(frozen=True)
+class Sender:
+    """Who sends a launch."""
+
+    identity: Identity
+    actor: Actor  # the same person as the audit names them
+    key: str | None  # makes the launch safe to be sent again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,23 +39,23 @@ class Accepted:
 class Acceptance:
     """Where launches come in. May be shared by threads."""
 
-    def __init__(self, settings: Settings, pool: Pool, seal: Seal, jobs: procrastinate.App) -> None:
+    def __init__(self, settings: Settings, pool: Pool, audit: Audit, jobs: procrastinate.App) -> None:
         self.content = Content.of(settings)
         self._targets = Targets(settings.home)
         self._pool = pool
-        self._seal = seal
+        self._audit = audit
+        self.seal = Seal(audit.keys)
         self._jobs = jobs
 
-    def launch(
-        self, values: Mapping[str, Any], by: Identity, key: str | None = None, retry_of: str | None = None
-    ) -> Accepted:
+    def launch(self, values: Mapping[str, Any], sender: Sender, retry_of: str | None = None) -> Accepted:
         """The run of what is asked for: a new one, or that of the same launch before.
 
-        Raises NotAllowed, WrongKey, RefusedRequest, CatalogueError, ContentError or TargetsUnknown; then nothing was
-        started.
+        Raises NotAllowed, WrongKey, RefusedRequest, CatalogueError, ContentError, TargetsUnknown, KeyUnusable or
+        AuditUnwritable; then nothing was started.
         """
+        by = sender.identity
         asked = {"retry_of": retry_of, "launch": values}
-        keyed = idempotency.launch_of(key, self._seal, by.name, asked)
+        keyed = idempotency.launch_of(sender.key, self.seal, by.name, asked)
         if keyed and (earlier := self._earlier(keyed)):
             access.require(by, Role.VIEWER, earlier.run.environment, earlier.run.operation)
             return earlier
@@ -54,8 +64,15 @@ class Acceptance:
         operation, request = requests.check_request(release.catalogue, values, self._limits(release))
         origin = runs.Origin(by.name, retry_of, release.revision, release.dirty, release.digest)
         try:
-            with self._pool.connection() as connection:
-                run = self._accept(connection, operation, request, origin)
+            with self._audit.change(sender.actor, "run.retry" if retry_of else "run.launch") as change:
+                connection = change.connection
+                self.seal.check(connection)
+                run = runs.accept(connection, self.seal, operation, request, origin)
+                change.target, change.environment, change.operation = run.id, run.environment, run.operation
+                change.parameters = _shown(run)
+                if approvals.needed(release.catalogue, operation, request):
+                    run = approvals.ask(connection, self.seal, run.id)
+                queue.wake(self._jobs, connection)
                 if keyed:
                     keyed.keep(connection, run.id)
         except idempotency.AlreadyLaunched:
@@ -64,13 +81,6 @@ class Acceptance:
                 raise
             return earlier
         return Accepted(run, replayed=False)
-
-    def _accept(
-        self, connection: Connection, operation: Operation, request: requests.LaunchRequest, origin: runs.Origin
-    ) -> runs.Run:
-        run = runs.accept(connection, self._seal, operation, request, origin)
-        queue.wake(self._jobs, connection)
-        return run
 
     def _earlier(self, keyed: idempotency.Launch) -> Accepted | None:
         with self._pool.connection() as connection:
@@ -100,3 +110,9 @@ def _refuse_others(catalogue: Catalogue, values: Mapping[str, Any], by: Identity
     )
     known = catalogue.operations.get(operation or "")
     access.require(by, known.launch if known else Role.OPERATOR, environment, operation)
+
+
+def _shown(run: runs.Run) -> dict[str, Any]:
+    """What was asked for, as everybody may see it."""
+    told = run.model_dump(include={"parameters", "check", "diff", "limit", "reason", "retry_of"})
+    return {name: value for name, value in told.items() if value not in (None, False)}

@@ -71,6 +71,7 @@ class Operation:
     idle_timeout_seconds: float | None  # without any event for so long, a run is ended
     tolerates: tuple[LostHosts, ...]  # what is no failure of it
     exclusion: str | None  # runs of the same kind in one environment exclude each other
+    approval: bool  # somebody else has to approve it, wherever it is launched
     parameters: dict[str, Parameter]
 
     def json_schema(self) -> dict[str, Any]:
@@ -116,9 +117,10 @@ class Operation:
 class Catalogue:
     """All operations and environments of one content directory."""
 
-    def __init__(self, directory: Path, operations: dict[str, Operation]) -> None:
+    def __init__(self, directory: Path, operations: dict[str, Operation], protected: frozenset[str]) -> None:
         self.directory = directory
         self.operations = operations
+        self.protected = protected  # environments in which somebody else has to approve every change
 
     def environments(self) -> list[str]:
         """The inventories there are."""
@@ -149,9 +151,15 @@ def load(directory: Path) -> Catalogue:
             operations[name] = _operation(directory, name, entry)
         except CatalogueError as error:
             problems.append(f"{path}: operations.{name}: {error}")
+    protected = frozenset(name for name, entry in content.environments.items() if entry.protected)
+    catalogue = Catalogue(directory, operations, protected)
+    problems += [
+        f"{path}: environments.{name}: there is no inventories/{name}/hosts.yml"
+        for name in sorted(content.environments.keys() - set(catalogue.environments()))
+    ]
     if problems:
         raise CatalogueError("\n".join(problems))
-    return Catalogue(directory, operations)
+    return catalogue
 
 
 class _Entry(BaseModel):
@@ -178,10 +186,16 @@ class _OperationEntry(_Entry):
     idle_timeout_seconds: float | None = Field(default=None, gt=0, le=7 * 86400)
     tolerates: list[LostHosts] = []
     excludes: str | None = Field(default=None, pattern=NAME)
+    approval: bool = False
     parameters: dict[str, _ParameterEntry] = {}
 
 
+class _EnvironmentEntry(_Entry):
+    protected: bool = False
+
+
 class _File(_Entry):
+    environments: dict[str, _EnvironmentEntry] = {}
     operations: dict[str, _OperationEntry] = Field(min_length=1)
 
 
@@ -202,6 +216,7 @@ def _operation(directory: Path, name: str, entry: _OperationEntry) -> Operation:
         idle_timeout_seconds=entry.idle_timeout_seconds,
         tolerates=tuple(dict.fromkeys(entry.tolerates)),
         exclusion=entry.excludes or ("change" if changes else None),
+        approval=entry.approval,
         parameters={key: _parameter(key, value, options) for key, value in entry.parameters.items()},
     )
 

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from bazaruto import control, database
 from bazaruto.config import Settings
-from bazaruto.control import events, launch, runs
+from bazaruto.control import approvals, events, launch, runs
 from bazaruto.database import Pool
 from bazaruto.health import Check, Health, NotWell, SingleFlight, Status
 
@@ -110,12 +110,14 @@ class RunCollector(Collector):
             for status in ("queued", "waiting", "running"):
                 depth.add_metric([status], row.get(status, 0))
             age.add_metric([], float(row.get("oldest_queued_seconds", 0)))
+            waiting = (connection.execute(approvals.SQL.waiting_for_approval).fetchone() or {}).get("runs", 0)
             lag = self._lag(connection)
         return [
             ended,
             seconds,
             depth,
             age,
+            GaugeMetricFamily("bazaruto_runs_waiting_for_approval", "Runs that somebody has to decide on", waiting),
             GaugeMetricFamily("bazaruto_events_lag", "Events in journals here that PostgreSQL does not have", lag),
             GaugeMetricFamily("bazaruto_control_database_up", "Whether the control database answers", 1),
         ]

@@ -20,7 +20,18 @@ from bazaruto.control.engine import journal, rundir, sweep
 from bazaruto.control.node import node_name
 
 NEVER_STARTED = "It had not started when the control database was lost: launch it again."
-JSON_COLUMNS = ("parameters", "result", "hosts")
+JSON_COLUMNS = ("parameters", "result", "hosts", "plan")
+LATER_COLUMNS = (  # which directories of the version before do not have
+    "approval",
+    "plan_for",
+    "plan_run",
+    "confirming_run",
+    "plan",
+    "approval_expires_at",
+    "approved_at",
+    "approved_by",
+    "approve_reason",
+)
 
 
 def reindex(settings: Settings) -> Iterator[str]:
@@ -79,7 +90,8 @@ def _outcome_of_the_dead(directory: rundir.RunDirectory) -> rundir.Outcome:
 
 def _row(record: dict[str, Any], node: str, outcome: rundir.Outcome | None) -> dict[str, Any]:
     """The run's columns: as they were when it was claimed, then as it ended."""
-    values = {**record, "node": node, "status": "running", "finished_at": None, "events": 0}
+    later = dict.fromkeys(LATER_COLUMNS)
+    values = {**later, **record, "node": node, "status": "running", "finished_at": None, "events": 0}
     if outcome:
         values |= {
             "status": outcome.status,

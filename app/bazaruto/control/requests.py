@@ -67,6 +67,25 @@ class WaiveRequest(BaseModel):
     reason: str = Field(min_length=3, max_length=1024, description="Why that is safe")
 
 
+class ApproveRequest(BaseModel):
+    """A yes to what somebody else has planned."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    plan: str | None = Field(
+        default=None, max_length=63, description="The plan run that was looked at: approve that, and no other"
+    )
+    reason: str | None = Field(default=None, max_length=1024, description="Why, for whoever reads it later")
+
+
+class RejectRequest(BaseModel):
+    """A no to what somebody has planned."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    reason: str = Field(min_length=1, max_length=1024, description="Why, for whoever planned it")
+
+
 class RefusedRequest(Exception):
     """A launch that cannot be accepted; every wrong field is named."""
 

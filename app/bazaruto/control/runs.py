@@ -6,18 +6,18 @@ import dataclasses
 import datetime
 import enum
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from psycopg import Connection
 from psycopg.types.json import Json
 from pydantic import AfterValidator, BaseModel, Field
 
-from bazaruto.control import events
+from bazaruto.control import events, plans
 from bazaruto.control.access import Identity
 from bazaruto.control.catalog import Effect, Operation
 from bazaruto.control.engine.rundir import Outcome
-from bazaruto.control.requests import LaunchRequest, RefusedRequest, RetryRequest, command
+from bazaruto.control.requests import LaunchRequest, command
 from bazaruto.control.sealing import Seal
 from bazaruto.database import statements
 
@@ -40,6 +40,16 @@ class RunStatus(enum.StrEnum):
     @property
     def terminal(self) -> bool:
         return self not in (RunStatus.QUEUED, RunStatus.WAITING, RunStatus.RUNNING)
+
+
+class Approval(enum.StrEnum):
+    """Where the approval of a run stands that needs one. Only a granted one ever runs."""
+
+    PLANNING = "planning"  # a check run finds out what it would change
+    PENDING = "pending"  # somebody else has to look at that
+    CONFIRMING = "confirming"  # approved; another check run sees whether it still would change the same
+    GRANTED = "granted"  # it may run
+    REJECTED = "rejected"  # it never will
 
 
 def _in_utc(moment: datetime.datetime) -> datetime.datetime:
@@ -83,6 +93,17 @@ class Run(BaseModel):
     revision: str | None = Field(description="The commit of the content it runs; null when that is in no checkout")
     dirty: bool = Field(description="Whether that content differs from the commit")
     content_digest: str | None = Field(description="The snapshot it runs from")
+    approval: Approval | None = Field(default=None, description="Where its approval stands; null when it needs none")
+    plan_for: str | None = Field(default=None, description="Of a plan: the run it foresees")
+    plan_run: str | None = Field(default=None, description="The check run that says what this one would change")
+    confirming_run: str | None = Field(default=None, description="The check run that says so again, after the approval")
+    plan: plans.Plan | None = Field(default=None, description="What is to be approved, once it is known")
+    approval_expires_at: Moment | None = Field(default=None, description="By then it must have started")
+    approved_at: Moment | None = None
+    approved_by: str | None = None
+    approve_reason: str | None = None
+    rejected_by: str | None = Field(default=None, description="Null when it expired, or something had changed")
+    reject_reason: str | None = None
     cancel_requested_at: Moment | None
     cancel_requested_by: str | None
     cancel_reason: str | None
@@ -188,7 +209,7 @@ def end(connection: Connection[Any], run: str, outcome: Outcome) -> bool:
     ).fetchone()
     if row is None:
         return False
-    _ended(connection, run, RunStatus(outcome.status), outcome.error or "the playbook ended", row)
+    count_end(connection, run, RunStatus(outcome.status), outcome.error or "the playbook ended", row)
     return True
 
 
@@ -200,44 +221,13 @@ def cancel(connection: Connection[Any], run: str, by: str, reason: str | None) -
     words = f"canceled by {by}" + (f": {reason}" if reason else "")
     values = {"id": run, "by": by, "reason": reason, "error": f"It was {words}, before it started."}
     if row := connection.execute(SQL.cancel_before_start, values).fetchone():
-        _ended(connection, run, RunStatus.CANCELED, f"{words}, before it started", row)
+        count_end(connection, run, RunStatus.CANCELED, f"{words}, before it started", row)
     elif connection.execute(SQL.request_cancel, values).fetchone():
         note(connection, run, RunStatus.RUNNING, f"to be {words}")
     else:
         row = find(connection, run)
         if row is not None and RunStatus(row["status"]).terminal:
             raise ClashError(f"The run has ended already, as {row['status']}.")
-
-
-def once_more(before: Run, secret: Collection[str], wanted: RetryRequest) -> dict[str, Any]:
-    """The launch that repeats a run on the hosts that failed. Raises ClashError when there is nothing to retry, and
-    RefusedRequest when a `secret` parameter that was given then is not given again.
-
-    Without the play's statistics nobody knows which hosts failed: then it is repeated on all it was meant for.
-    """
-    if not before.status.terminal:
-        raise ClashError("The run has not ended: cancel it, or wait for its end.")
-    if before.status is RunStatus.SUCCEEDED:
-        raise ClashError("The run succeeded: there is nothing to retry.")
-    failed = [
-        host for host, counts in (before.hosts or {}).items() if counts.get("failed") or counts.get("unreachable")
-    ]
-    kept = {name: value for name, value in before.parameters.items() if name not in secret}
-    forgotten = sorted(before.parameters.keys() & set(secret) - wanted.parameters.keys())
-    if forgotten:
-        raise RefusedRequest(
-            [(f"parameters.{name}", "is secret and was not kept: give it again") for name in forgotten]
-        )
-    return {
-        "operation": before.operation,
-        "environment": before.environment,
-        "parameters": {**kept, **wanted.parameters},
-        "check": before.check,
-        "diff": before.diff,
-        "limit": ",".join(failed) or before.limit,
-        "reason": wanted.reason,
-        "confirm": wanted.confirm,
-    }
 
 
 def waive(connection: Connection[Any], run: str, by: str, reason: str) -> None:
@@ -256,7 +246,8 @@ def settle(connection: Connection[Any], run: str, left_running: Sequence[str], r
         note(connection, run, RunStatus(row["status"]), reason)
 
 
-def _ended(connection: Connection[Any], run: str, status: RunStatus, reason: str, row: Mapping[str, Any]) -> None:
+def count_end(connection: Connection[Any], run: str, status: RunStatus, reason: str, row: Mapping[str, Any]) -> None:
+    """Write down and count how a run ended, once its row says so."""
     note(connection, run, status, reason)
     connection.execute(SQL.count_ended, {"operation": row["operation"], "status": status, "seconds": row["seconds"]})
 

@@ -30,18 +30,16 @@ WHERE (%(before)s::bigint IS NULL OR position < %(before)s)
   AND (%(operations)s::text[] = '{}' OR operation = ANY (%(operations)s::text[]))
 ORDER BY position DESC LIMIT %(limit)s;
 
--- name: claim_run, the oldest that nothing stands in the way of: the one right to run
+-- name: claim_run, the oldest that nothing stands in the way of (goes_before: 0007_approvals.sql): the one right to run
 UPDATE runs SET status = 'running', waiting_for = NULL, waiting_reason = NULL, node = %(node)s,
                 started_at = clock_timestamp()
 WHERE status IN ('queued', 'waiting')
   AND id = (
     SELECT r.id FROM runs r
     WHERE r.status IN ('queued', 'waiting')
+      AND (r.approval IS NULL OR (r.approval = 'granted' AND r.approval_expires_at > clock_timestamp()))
       AND (%(environments)s::text[] = '{}' OR r.environment = ANY (%(environments)s::text[]))
-      AND NOT EXISTS (
-        SELECT FROM runs o
-        WHERE o.environment = r.environment AND o.exclusion = r.exclusion AND o.id <> r.id
-          AND (o.status = 'running' OR (o.status IN ('queued', 'waiting') AND o.position < r.position)))
+      AND NOT EXISTS (SELECT FROM goes_before(r))
       AND NOT EXISTS (
         SELECT FROM runs l
         WHERE l.environment = r.environment AND l.left_running <> '{}' AND l.waived_at IS NULL
@@ -58,9 +56,7 @@ WITH blocked AS (
     FROM runs r
     CROSS JOIN LATERAL (
         SELECT o.id, 'waiting for run ' || o.id AS reason, 1 AS rank, o.status = 'running' AS running, o.position
-        FROM runs o
-        WHERE o.environment = r.environment AND o.exclusion = r.exclusion AND o.id <> r.id
-          AND (o.status = 'running' OR (o.status IN ('queued', 'waiting') AND o.position < r.position))
+        FROM goes_before(r) o
         UNION ALL
         SELECT l.id, 'waiting until it is known that run ' || l.id || ' left nothing running on '
                      || array_to_string(l.left_running, ', '), 2, false, l.position
@@ -68,7 +64,7 @@ WITH blocked AS (
         WHERE l.environment = r.environment AND l.left_running <> '{}' AND l.waived_at IS NULL
           AND (r.effect <> 'read' OR l.exclusion = r.exclusion)
         ORDER BY rank, running, position DESC LIMIT 1) b
-    WHERE r.status IN ('queued', 'waiting')
+    WHERE r.status IN ('queued', 'waiting') AND coalesce(r.approval, 'granted') = 'granted'
 ), marked AS (
     UPDATE runs SET status = 'waiting', waiting_for = blocked.blocker, waiting_reason = blocked.reason
     FROM blocked
@@ -98,7 +94,7 @@ RETURNING operation, extract(epoch FROM finished_at - started_at) AS seconds;
 UPDATE runs SET status = 'canceled', finished_at = clock_timestamp(), error = %(error)s, waiting_for = NULL,
                 waiting_reason = NULL, variables = NULL, cancel_requested_at = clock_timestamp(),
                 cancel_requested_by = %(by)s, cancel_reason = %(reason)s
-WHERE id = %(id)s AND status IN ('queued', 'waiting')
+WHERE id = %(id)s AND status IN ('queued', 'waiting') AND coalesce(approval, 'granted') = 'granted'
 RETURNING operation, 0.0 AS seconds;
 
 -- name: request_cancel, of a run that a supervisor plays; the first who asks is the one who is named
@@ -151,12 +147,14 @@ FROM live_workers;
 INSERT INTO runs (id, day, operation, environment, effect, exclusion, status, parameters, secret_variables, check_mode,
                   diff, host_limit, reason, requested_by, node, timeout_seconds, idle_timeout_seconds, tolerates,
                   created_at, started_at, finished_at, result, hosts, error, events, retry_of, revision, dirty,
-                  content_digest, left_running)
+                  content_digest, left_running, approval, plan_for, plan_run, confirming_run, plan,
+                  approval_expires_at, approved_at, approved_by, approve_reason)
 VALUES (%(id)s, %(day)s, %(operation)s, %(environment)s, %(effect)s, %(exclusion)s, %(status)s, %(parameters)s,
         %(secret_variables)s, %(check_mode)s, %(diff)s, %(host_limit)s, %(reason)s, %(requested_by)s, %(node)s,
         %(timeout_seconds)s, %(idle_timeout_seconds)s, %(tolerates)s, %(created_at)s, %(started_at)s, %(finished_at)s,
         %(result)s, %(hosts)s, %(error)s, %(events)s, (SELECT r.id FROM runs r WHERE r.id = %(retry_of)s),
-        %(revision)s, %(dirty)s, %(content_digest)s, %(left_running)s);
+        %(revision)s, %(dirty)s, %(content_digest)s, %(left_running)s, %(approval)s, %(plan_for)s, %(plan_run)s,
+        %(confirming_run)s, %(plan)s, %(approval_expires_at)s, %(approved_at)s, %(approved_by)s, %(approve_reason)s);
 
 -- name: enter_change, again, from its directory
 INSERT INTO run_changes (run, at, status, reason) VALUES (%(run)s, %(at)s, %(status)s, %(reason)s);

@@ -19,7 +19,7 @@ from psycopg_pool import PoolTimeout
 
 from bazaruto import logs
 from bazaruto.config import DatabaseSettings, Settings
-from bazaruto.control import catalog, follow, launch, observe, queue, runs, sealing, settling
+from bazaruto.control import approvals, catalog, follow, launch, observe, queue, runs, sealing, settling
 from bazaruto.control.content import Content, ContentError, Snapshot, UnknownContentError
 from bazaruto.control.engine import journal, launcher, rundir, surroundings
 from bazaruto.control.node import node_name
@@ -194,6 +194,9 @@ class Worker:
             return False
 
     def _start_what_may_start(self) -> None:
+        with self._pool.connection() as connection:
+            approvals.expire(connection)
+            approvals.advance(connection, self._settings.control_approval_expires)
         while len(self._followers) < CONCURRENT_RUNS and self._start_one():
             pass
         with self._pool.connection() as connection:
@@ -211,6 +214,10 @@ class Worker:
                     row = runs.claim(connection, self._node, self._settings.control_environments)
                     if row is None:
                         return False
+                    if row["approval"] and (changed := approvals.changed_content(row, self._content)):
+                        connection.rollback()  # the claim
+                        approvals.void(connection, row["id"], changed)
+                        return True
                     prepared = self._prepare(row, connection)
                     if prepared is None:
                         return True

@@ -9,7 +9,7 @@ import procrastinate
 from bazaruto import probes, web
 from bazaruto.config import Settings
 from bazaruto.control.acceptance import Acceptance
-from bazaruto.control.api import backups, operations, runs, tokens
+from bazaruto.control.api import approvals, backups, operations, runs, tokens
 from bazaruto.control.api.guard import Guard
 from bazaruto.control.api.openapi import Endpoint, document
 from bazaruto.control.streams import Streams
@@ -26,6 +26,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("GET", "/openapi.json", "This document", None),
     *operations.ENDPOINTS,
     *runs.ENDPOINTS,
+    *approvals.ENDPOINTS,
     *backups.ENDPOINTS,
     *tokens.ENDPOINTS,
 )
@@ -51,6 +52,7 @@ class Api:
             ("GET", "/openapi.json"): lambda: document(ENDPOINTS),
             **operations.Operations(self.acceptance.content).handlers(),
             **runs.Runs(self.settings, self.acceptance, self.pool, self.jobs, self.streams).handlers(),
+            **approvals.Approvals(self.acceptance, self.pool, self.jobs).handlers(),
             **tokens.Tokens(self.pool, self.acceptance.content).handlers(),
             **backups.Backups(self.settings.backup_directory).handlers(),
         }

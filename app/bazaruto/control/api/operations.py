@@ -31,6 +31,7 @@ class OperationDetails(OperationSummary):
 
     playbook: str
     excludes: str | None = Field(description="Runs of one kind in one environment exclude each other")
+    approval: bool = Field(description="Whether another person has to approve its plan, wherever it is launched")
     parameters: dict[str, Any] = Field(description="JSON Schema")
 
 
@@ -38,6 +39,7 @@ class EnvironmentAnswer(BaseModel):
     """An inventory that operations can be launched in."""
 
     name: str
+    protected: bool = Field(description="Whether another person has to approve every change there")
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -71,11 +73,16 @@ class Operations:
             **_summary(operation).model_dump(),
             playbook=operation.playbook,
             excludes=operation.exclusion,
+            approval=operation.approval,
             parameters=operation.json_schema(),
         )
 
     def list_environments(self) -> dict[str, Any]:
-        return web.page([EnvironmentAnswer(name=name) for name in self._catalogue().environments()], None)
+        catalogue = self._catalogue()
+        found = [
+            EnvironmentAnswer(name=name, protected=name in catalogue.protected) for name in catalogue.environments()
+        ]
+        return web.page(found, None)
 
     def _catalogue(self) -> Catalogue:
         return self.content.current().catalogue

@@ -14,12 +14,26 @@ from pydantic import BaseModel, Field, JsonValue, RootModel
 
 from bazaruto import web
 from bazaruto.config import Settings
-from bazaruto.control import access, events, idempotency, launch, output, queue, requests, runs, targets
-from bazaruto.control.acceptance import Acceptance
+from bazaruto.control import (
+    access,
+    approvals,
+    events,
+    idempotency,
+    launch,
+    output,
+    queue,
+    requests,
+    retrying,
+    runs,
+    targets,
+)
+from bazaruto.control.acceptance import Acceptance, Sender
 from bazaruto.control.access import Role
+from bazaruto.control.api.audited import actor, concerns
 from bazaruto.control.api.guard import Handler, identity
 from bazaruto.control.api.lists import ListQuery
 from bazaruto.control.api.openapi import Endpoint
+from bazaruto.control.audit import Audit
 from bazaruto.control.streams import MEDIA, Lasting, Reader, Streams, asked_for
 from bazaruto.database import Connection, Pool
 from bazaruto.problems import FieldError, Problem
@@ -88,6 +102,7 @@ class Runs:
 
     settings: Settings
     acceptance: Acceptance
+    audit: Audit
     pool: Pool
     jobs: procrastinate.App
     streams: Streams
@@ -109,9 +124,10 @@ class Runs:
         return self._accept(web.json_body(AnyObject).root)
 
     def _accept(self, values: Mapping[str, Any], retry_of: str | None = None) -> runs.Run:
-        key = bottle.request.environ.get("HTTP_IDEMPOTENCY_KEY")
+        concerns(operation=values.get("operation"), environment=values.get("environment"))
+        sender = Sender(identity(), actor(), bottle.request.environ.get("HTTP_IDEMPOTENCY_KEY"))
         try:
-            accepted = self.acceptance.launch(values, identity(), key, retry_of)
+            accepted = self.acceptance.launch(values, sender, retry_of)
         except requests.RefusedRequest as error:
             raise _refused(error.errors) from error
         except idempotency.WrongKey as error:
@@ -131,7 +147,7 @@ class Runs:
             before = runs.of_row(self._row(connection, id))
         operation = self.acceptance.content.operation(before.operation)
         try:
-            values = runs.once_more(before, operation.secrets() if operation else (), wanted)
+            values = retrying.once_more(before, operation.secrets() if operation else (), wanted)
         except runs.ClashError as error:
             raise Problem(409, detail=str(error)) from error
         except requests.RefusedRequest as error:
@@ -143,32 +159,39 @@ class Runs:
         wanted = web.json_body(requests.CancelRequest)
 
         def decide(connection: Connection) -> None:
-            runs.cancel(connection, id, identity().name, wanted.reason)
+            approvals.cancel(connection, id, identity().name, wanted.reason)
             queue.wake(self.jobs, connection)
 
-        run = self._decide(id, decide)
+        run = self._decide(id, "run.cancel", wanted.reason, decide)
         bottle.response.status = 202
         return run
 
     def waive(self, id: str) -> runs.Run:
         """Let changes start although a run may have left something running."""
         wanted = web.json_body(requests.WaiveRequest)
-        return self._decide(id, lambda connection: runs.waive(connection, id, identity().name, wanted.reason))
 
-    def _decide(self, id: str, decide: Callable[[Connection], None]) -> runs.Run:
+        def decide(connection: Connection) -> None:
+            runs.waive(connection, id, identity().name, wanted.reason)
+
+        return self._decide(id, "run.waive", wanted.reason, decide)
+
+    def _decide(self, id: str, action: str, reason: str | None, decide: Callable[[Connection], None]) -> runs.Run:
         """Somebody's decision on a run, and the run after it."""
-        with self.pool.connection() as connection:
-            self._row(connection, id)
+        with self.audit.change(actor(), action, target=id) as change:
+            row = self._row(change.connection, id)
+            change.environment, change.operation = row["environment"], row["operation"]
+            change.parameters = {"reason": reason} if reason else None
             try:
-                decide(connection)
+                decide(change.connection)
             except runs.ClashError as error:
                 raise Problem(409, detail=str(error)) from error
-            return runs.of_row(self._row(connection, id))
+            return runs.of_row(self._row(change.connection, id))
 
     def list_runs(self) -> dict[str, Any]:
         wanted = web.query(RunQuery)
         before = web.decode_cursor(wanted.cursor, runs.Position)[0] if wanted.cursor else None
         with self.pool.connection() as connection:
+            approvals.expire(connection)
             found = runs.page(connection, wanted, identity(), before, wanted.limit + 1)
         shown = found[: wanted.limit]
         more = web.encode_cursor(shown[-1][0]) if len(found) > wanted.limit else None
@@ -221,9 +244,11 @@ class Runs:
 
     def _row(self, connection: Any, run: str) -> Mapping[str, Any]:
         """The run's row, when it is within the limits of whoever asks."""
+        approvals.expire(connection)
         row = runs.find(connection, run)
         if row is None:
             raise Problem(404, detail="There is no such run.")
+        concerns(environment=row["environment"], operation=row["operation"])
         access.require(identity(), Role.VIEWER, row["environment"], row["operation"])
         return row
 

@@ -25,7 +25,7 @@ def of_retry(run: str, wanted: Mapping[str, Any], given: Given) -> str:
     """The same for a retry, from what lies in the run's directory; empty when that is not here."""
     from pydantic import ValidationError
 
-    from bazaruto.control import requests, runs
+    from bazaruto.control import requests, retrying, runs
     from bazaruto.control.engine.rundir import RunDirectory
     from bazaruto.redaction import HIDDEN
 
@@ -39,7 +39,7 @@ def of_retry(run: str, wanted: Mapping[str, Any], given: Given) -> str:
         before = runs.of_row({**record, **ended})
         hidden = dict.fromkeys(name for name, shown in before.parameters.items() if shown == HIDDEN)
         again = requests.RetryRequest.model_construct(**{**wanted, "parameters": hidden})
-        values = runs.once_more(before, hidden, again)
+        values = retrying.once_more(before, hidden, again)
     except (OSError, KeyError, TypeError, ValidationError):
         return ""  # the record is not here, or of another version: the control plane has to be asked
     except runs.ClashError as error:

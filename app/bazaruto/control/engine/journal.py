@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bazaruto.control.engine import steady
 from bazaruto.control.engine.redactor import Redactor
 
 TEXT_LIMIT = 24 * 1024  # characters kept of one text; a line stays below 64 KiB of plain text
@@ -175,7 +176,8 @@ def cut(event: dict[str, Any]) -> dict[str, Any]:
     if not too_long:
         return event
     shortened = {name: event[name][:TEXT_LIMIT] for name in too_long}
-    return {**event, **shortened, "cut": too_long}
+    told = {"digest": steady.digest(event["stdout"])} if event.get("type") == "runner_on_file_diff" else {}
+    return {**event, **shortened, **told, "cut": too_long}
 
 
 def utc(moment: str | None = None) -> str:

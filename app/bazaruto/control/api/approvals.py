@@ -1,0 +1,87 @@
+"""Approvals: what somebody else decides about a planned run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import bottle
+import procrastinate
+
+from bazaruto import web
+from bazaruto.control import access, approvals, queue, requests, runs
+from bazaruto.control.acceptance import Acceptance
+from bazaruto.control.access import Role
+from bazaruto.control.api.guard import Handler, identity
+from bazaruto.control.api.openapi import Endpoint
+from bazaruto.control.api.runs import RUN
+from bazaruto.control.sealing import CannotUnsealError
+from bazaruto.database import Connection, Pool
+from bazaruto.problems import Problem
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    Endpoint("POST", f"{RUN}/approve", "Approve what another person has planned", runs.Run, status=202,
+             body=requests.ApproveRequest, errors=(400, 404, 409, 413, 415, 422), role=Role.APPROVER),
+    Endpoint("POST", f"{RUN}/reject", "Reject what is planned", runs.Run, body=requests.RejectRequest,
+             errors=(400, 404, 409, 413, 415, 422), role=Role.APPROVER),
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Approvals:
+    """The handlers and what they need."""
+
+    acceptance: Acceptance
+    pool: Pool
+    jobs: procrastinate.App
+
+    def handlers(self) -> Mapping[tuple[str, str], Handler]:
+        return {("POST", f"{RUN}/approve"): self.approve, ("POST", f"{RUN}/reject"): self.reject}
+
+    def approve(self, id: str) -> runs.Run:
+        """Approve a plan; what changed since it was made, or came too late, is rejected instead."""
+        wanted = web.json_body(requests.ApproveRequest)
+        by = identity().name
+
+        def decide(connection: Connection) -> None:
+            approvals.approve(connection, self.acceptance.seal, id, by, wanted)
+
+        with self.pool.connection() as connection:
+            row = self._row(connection, id)
+            approvals.refuse_own(row, by)
+            if row["approval"] == runs.Approval.PENDING and wanted.plan in (None, row["plan_run"]):
+                self._void_if_changed(connection, row)
+        run = self._decide(id, decide)
+        bottle.response.status = 202
+        return run
+
+    def reject(self, id: str) -> runs.Run:
+        """Say no, with a reason."""
+        wanted = web.json_body(requests.RejectRequest)
+        return self._decide(id, lambda connection: approvals.reject(connection, id, identity().name, wanted.reason))
+
+    def _void_if_changed(self, connection: Connection, row: Mapping[str, Any]) -> None:
+        """In a transaction of its own: it stays, whatever is answered then."""
+        if changed := approvals.changed_content(row, self.acceptance.content):
+            approvals.void(connection, row["id"], changed)
+
+    def _decide(self, id: str, decide: Callable[[Connection], None]) -> runs.Run:
+        """A decision, and the run after it; a worker is woken, since there may be something to do."""
+        with self.pool.connection() as connection:
+            self._row(connection, id)
+            try:
+                decide(connection)
+            except (runs.ClashError, CannotUnsealError) as error:
+                raise Problem(409, detail=str(error)) from error
+            queue.wake(self.jobs, connection)
+            return runs.of_row(self._row(connection, id))
+
+    def _row(self, connection: Connection, run: str) -> Mapping[str, Any]:
+        """The run, for whoever may decide on it."""
+        approvals.expire(connection)
+        row = runs.find(connection, run)
+        if row is None:
+            raise Problem(404, detail="There is no such run.")
+        access.require(identity(), Role.APPROVER, row["environment"], row["operation"])
+        return row
