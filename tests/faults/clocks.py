@@ -93,7 +93,7 @@ def backward(rig: Rig, count: int) -> list[Case]:
     return _jumping(rig, count, -DAY)
 
 
-@fault("time limit over a clock that jumps back", missing=missing)
+@fault("time limit over a clock that jumps back", batch=2, missing=missing)  # the jump is to come before the limit
 def limit(rig: Rig, count: int) -> list[Case]:
     """It is a length of time, whatever the clock says."""
     with shifted(rig) as clock:
