@@ -214,7 +214,6 @@ class Settings(Section):
     control_environments: Names = ()  # those whose runs this control node's workers start; empty: every one
     control_approval_expires: Seconds = 24 * 3600.0  # how long a plan can be approved, and what was approved can start
     control_requests_per_second: Annotated[int, Field(ge=0, le=10_000)] = 100  # of one token, over 10 s; 0: any number
-    control_approval_expires: Seconds = 24 * 3600.0  # how long a plan can be approved, and what was approved can start
     database_url: DatabaseUrl = ""  # the service's PostgreSQL
     control_database_url: DatabaseUrl = ""  # the control plane's own PostgreSQL
     redis_url: RedisUrl = ""
@@ -349,6 +348,7 @@ def _complete(settings: Settings, use_local: bool) -> Settings:
     home = settings.home.expanduser().absolute()
     local = _local(home / "local.json") if use_local else {}
     empty = Path()
+    control = local.get("control", {})
     derived: dict[str, Any] = {
         "home": home,
         "backup_directory": home / "backups"
@@ -360,10 +360,11 @@ def _complete(settings: Settings, use_local: bool) -> Settings:
         "rules_file": home / "config" / "business_rules.json"
         if settings.rules_file == empty
         else settings.rules_file.absolute(),
+        "control_ca_file": Path(control.get("ca_file", "")),
         **{name: path.expanduser().absolute() for name in OPTIONAL_FILES if (path := getattr(settings, name)) != empty},
         "log_directory": home / "log" if settings.log_directory == empty else settings.log_directory.absolute(),
         "database_url": settings.database_url or local.get("service", {}).get("database_url", ""),
-        "control_database_url": settings.control_database_url or local.get("control", {}).get("database_url", ""),
+        "control_database_url": settings.control_database_url or control.get("database_url", ""),
         "redis_url": settings.redis_url or local.get("redis_url", ""),
     }
     return settings.model_copy(update=derived)

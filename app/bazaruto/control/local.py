@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from bazaruto.config import Settings
+from bazaruto.config import Settings, in_url
 from bazaruto.control import local_daemons, local_preflight, local_servers
 from bazaruto.control.local_daemons import Daemon
 from bazaruto.control.local_home import Home, make_directories, only_one
@@ -152,9 +153,9 @@ def _as_before(settings: Settings, local: dict[str, Any]) -> Settings:
     """Ports and servers that nobody asks for stay as the last `up` had them."""
     kept: dict[str, Any] = {}
     for name, face in (("service_port", "service"), ("control_port", "control")):
-        url = local.get(face, {}).get("url", "")
-        if name not in settings.model_fields_set and url:
-            kept[name] = int(url.rpartition(":")[2])
+        port = urlsplit(local.get(face, {}).get("url", "")).port
+        if name not in settings.model_fields_set and port and not (face == "control" and settings.control_url):
+            kept[name] = port
     embedded_then = local.get("embedded", local_servers.NAMES)
     for name, process, url in (
         ("database_url", local_servers.SERVICE, local.get("service", {}).get("database_url")),
@@ -167,15 +168,7 @@ def _as_before(settings: Settings, local: dict[str, Any]) -> Settings:
 
 
 def _addresses(settings: Settings) -> tuple[str, str]:
-    return (
-        f"http://{_in_url(settings.service_host)}:{settings.service_port}",
-        f"http://{_in_url(settings.control_host)}:{settings.control_port}",
-    )
-
-
-def _in_url(host: str) -> str:
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- recognized, not listened on
-    return f"[{reachable}]" if ":" in reachable else reachable
+    return f"http://{in_url(settings.service_host)}:{settings.service_port}", settings.control_address
 
 
 def _refuse_changes(before: dict[str, Any], service_url: str, control_url: str, servers: Servers) -> None:
@@ -209,11 +202,14 @@ def _start_servers(servers: Servers, settings: Settings, step: Step) -> dict[str
     service_url, control_url = _addresses(settings)
     found["service"]["url"] = service_url
     found["control"]["url"] = control_url
+    found["control"]["ca_file"] = "" if settings.control_ca_file == Path() else str(settings.control_ca_file)
     return {
         **found,
         "embedded": servers.embedded,
         "backup_directory": str(settings.backup_directory),
         "config_backup_directory": str(settings.backup_directory / "config"),
+        "control_backup_directory": str(settings.control_backup_directory),
+        "vault_password_file": "" if settings.vault_password_file == Path() else str(settings.vault_password_file),
         "rules_file": str(settings.rules_file),
         "bin_directory": str(local_servers.bin_directory()),
         "socket_directory": str(local_servers.socket_directory(servers)),
@@ -282,7 +278,7 @@ def _server_status(servers: Servers, name: str) -> Process:
 
 def _daemon_status(home: Home, daemon: Daemon) -> Process:
     found = local_daemons.find(home, daemon.name)
-    ready = bool(found) and (daemon.url is None or local_daemons.is_ready(daemon.url))
+    ready = bool(found) and (daemon.url is None or local_daemons.is_ready(daemon))
     return _process(daemon.name, found, str(home.part("log", f"{daemon.name}.log")), ready=ready)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 
 from bazaruto import embedded, processes
+from bazaruto.control import trust
 from bazaruto.control.local_home import Home
 from bazaruto.control.local_servers import SQL, bin_directory
 from bazaruto.processes import ProcessIdentity
@@ -25,7 +26,6 @@ READY_SECONDS = 60.0
 PROBE_SECONDS = 2.0
 STOP_SECONDS = 40.0  # more than the daemons' own drain_timeout
 RUN_GRACE_SECONDS = 10.0  # how long a run's supervisor may take to end its playbook and record that
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy for the world is not one for here
 NOT_INHERITED = ("PG", "MAKE", "MFLAGS", "PYTEST", "ANSIBLE_")
 
 
@@ -48,6 +48,7 @@ class Daemon:
 
     name: str
     url: str | None = None  # of its HTTP face, which says when it is ready
+    ca_file: Path = Path()  # whom to believe there, when it is HTTPS
     database_url: str | None = None  # where a worker announces itself
 
 
@@ -57,7 +58,7 @@ def daemons(local: dict[str, Any]) -> list[Daemon]:
     return [
         Daemon("bazarutod", url=service["url"]),
         Daemon("bazaruto-worker", database_url=service["database_url"]),
-        Daemon("control", url=control["url"]),
+        Daemon("control", url=control["url"], ca_file=Path(control.get("ca_file", ""))),
         Daemon("control-worker", database_url=control["database_url"]),
     ]
 
@@ -122,7 +123,7 @@ def _await(
         for daemon in list(waiting):
             if not processes.is_alive(started[daemon.name]):
                 raise DaemonError(f"{daemon.name} ended while it started: {_why(home, daemon.name)}")
-            if is_ready(daemon.url) if daemon.url else worker_is_ready(daemon):
+            if is_ready(daemon) if daemon.url else worker_is_ready(daemon):
                 waiting.remove(daemon)
         if waiting and time.monotonic() > deadline:
             names = " and ".join(daemon.name for daemon in waiting)
@@ -137,12 +138,17 @@ def _newest_worker(daemon: Daemon) -> int:
     return int(row[0]) if row else 0
 
 
-def is_ready(url: str) -> bool:
-    """Whether the HTTP face at `url` takes requests."""
+def is_ready(daemon: Daemon) -> bool:
+    """Whether its HTTP face takes requests. Raises DaemonError where somebody has to be believed who is not."""
+    url = daemon.url or ""
+    direct = urllib.request.ProxyHandler({})  # a proxy for the world is not one for here
+    https = urllib.request.HTTPSHandler(context=trust.context(url, daemon.ca_file))
     try:
-        with _DIRECT.open(f"{url}/readyz", timeout=PROBE_SECONDS) as answer:
+        with urllib.request.build_opener(direct, https).open(f"{url}/readyz", timeout=PROBE_SECONDS) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+    except (urllib.error.URLError, OSError) as error:
+        if why := trust.why_not(url, error):
+            raise DaemonError(why) from error
         return False  # not yet, or not any more
 
 
