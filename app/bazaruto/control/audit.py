@@ -19,7 +19,7 @@ from psycopg_pool import ConnectionPool
 from bazaruto import logs
 from bazaruto.control import audit_chain
 from bazaruto.control.audit_heads import AuditUnwritable, Heads, Line
-from bazaruto.control.keys import KeyName, Keys, KeyUnusable
+from bazaruto.control.keys import Key, KeyName, Keys, KeyUnusable
 from bazaruto.control.node import node_name
 from bazaruto.database import Connection, statements
 
@@ -105,12 +105,7 @@ class Audit:
         """Write the entry and commit, which is the end of the change. Raises AuditUnwritable."""
         connection = change.connection
         last, previous = self.hold(connection)
-        row = connection.execute(SQL.at_head, {"node": self.node}).fetchone() or {}
-        try:
-            key = self.keys.matching(KeyName.AUDIT, row["key"])
-        except KeyUnusable as error:
-            raise AuditUnwritable(f"Nothing is changed without an audit. {error}") from error
-        own = None if row["own_seq"] is None else Line(row["own_seq"], bytes(row["own_mac"]), "head")
+        key, own = self._own(connection)
         now = datetime.datetime.now(datetime.UTC)
         intents = self.heads.catch_up(None if change.begins_file else own)
         concluded = [self._concluded(connection, intent, own) for intent in intents]
@@ -138,6 +133,23 @@ class Audit:
         connection.commit()
         self.heads.conclude(Line(entry.seq, mac, "head"), now)
         change.needless = True  # nothing is left to be entered
+
+    def check(self, connection: Connection) -> int:
+        """Whether a change could be entered now; how many entries there are. Raises AuditUnwritable."""
+        _, own = self._own(connection)
+        self.heads.catch_up(own)
+        row = connection.execute(SQL.end_of_chain).fetchone() or {}
+        entries: int = row["seq"]
+        return entries
+
+    def _own(self, connection: Connection) -> tuple[Key, Line | None]:
+        """The key, when it can be used, and what this node entered last."""
+        row = connection.execute(SQL.at_head, {"node": self.node}).fetchone() or {}
+        try:
+            key = self.keys.matching(KeyName.AUDIT, row["key"])
+        except KeyUnusable as error:
+            raise AuditUnwritable(f"Nothing is changed without an audit. {error}") from error
+        return key, None if row["own_seq"] is None else Line(row["own_seq"], bytes(row["own_mac"]), "head")
 
     def _concluded(self, connection: Connection, intent: Line, own: Line | None) -> Line:
         """What became of an intent: it is an entry, or its transaction was never committed."""

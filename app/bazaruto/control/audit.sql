@@ -1,6 +1,9 @@
 -- name: lock_head, the end of the chain: one writer at a time
 SELECT seq, mac FROM audit_head FOR UPDATE;
 
+-- name: end_of_chain, without a lock
+SELECT seq FROM audit_head;
+
 -- name: at_head, what this node wrote last, and the key in use; asked once the head is locked, since it may have moved
 SELECT own.seq AS own_seq, own.mac AS own_mac,
        (SELECT fingerprint FROM keys WHERE name = 'audit.key' ORDER BY position DESC LIMIT 1) AS key

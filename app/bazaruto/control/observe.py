@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from bazaruto import control, database
 from bazaruto.config import Settings
 from bazaruto.control import approvals, events, launch, runs
+from bazaruto.control.audit import Audit, AuditUnwritable
 from bazaruto.database import Pool
 from bazaruto.health import Check, Health, NotWell, SingleFlight, Status
 
@@ -24,14 +25,16 @@ TAIL_BYTES = 256 * 1024  # holds a journal's last line
 SECONDS_TO_COLLECT = 1.0
 
 
-def health(settings: Settings, pool: Pool) -> Health:
-    """What must be well: its database; and in detail migrations, workers and disk."""
+def health(settings: Settings, pool: Pool, audit: Audit) -> Health:
+    """What must be well: its database; and in detail migrations, workers, keys, the audit and disk."""
     ask = database.probe(settings.control_database_url, "bazaruto-health")
     return Health(
         [
             Check("database", lambda: ask() or None, needed_to_serve=True),
             Check("migrations", lambda: _migrations(settings), detailed_only=True, when_failing=Status.DEGRADED),
             Check("workers", lambda: _workers(pool), detailed_only=True, when_failing=Status.DEGRADED),
+            Check("keys", lambda: _keys(pool, audit), detailed_only=True, when_failing=Status.DEGRADED),
+            Check("audit", lambda: _audit(pool, audit), detailed_only=True, when_failing=Status.DEGRADED),
             Check("disk", lambda: _disk(settings), detailed_only=True, when_failing=Status.DEGRADED),
         ]
     )
@@ -68,6 +71,22 @@ def _workers(pool: Pool) -> dict[str, Any]:
         "nodes": row["nodes"],
         "heartbeat_age_seconds": round(row["oldest_seen_seconds"], 1),
     }
+
+
+def _keys(pool: Pool, audit: Audit) -> dict[str, Any]:
+    with pool.connection() as connection:
+        states = audit.keys.states(connection)
+    if problems := [state.problem for state in states if state.problem]:
+        raise NotWell(" ".join(problems))
+    return {state.name: state.fingerprint for state in states}
+
+
+def _audit(pool: Pool, audit: Audit) -> dict[str, Any]:
+    with pool.connection() as connection:
+        try:
+            return {"entries": audit.check(connection)}
+        except AuditUnwritable as error:
+            raise NotWell(f"changes are refused: {error}") from error
 
 
 def _disk(settings: Settings) -> dict[str, Any]:

@@ -11,9 +11,10 @@ import psycopg
 
 from bazaruto import database, logs, probes, server
 from bazaruto.config import DatabaseSettings, Settings, SettingsError
-from bazaruto.control import catalog, observe, queue, sealing, tokens
+from bazaruto.control import catalog, observe, queue, tokens
 from bazaruto.control.acceptance import Acceptance
 from bazaruto.control.api import Api
+from bazaruto.control.audit import Audit
 from bazaruto.control.content import Content, ContentError
 from bazaruto.control.feed import Feed
 from bazaruto.control.keys import Keys
@@ -33,14 +34,16 @@ def serve(settings: Settings) -> int:
     metrics = Metrics()
     metrics.watch_database(pool)
     metrics.add_collector(observe.RunCollector(settings, pool))
-    health = observe.health(settings, pool)
+    audit = Audit(settings.home, pool)
+    health = observe.health(settings, pool, audit)
     jobs = queue.application(procrastinate.SyncPsycopgConnector()).open(pool)
-    acceptance = Acceptance(settings, pool, sealing.load(settings.home), jobs)
+    acceptance = Acceptance(settings, pool, audit, jobs)
     _look_at(acceptance.content)
     streams = Streams(pool, Feed(settings.control_database_url), acceptance.content, settings.server.threads // 2)
     api = Api(
         settings=settings,
         acceptance=acceptance,
+        audit=audit,
         pool=pool,
         jobs=jobs,
         health=health,

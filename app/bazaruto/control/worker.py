@@ -19,7 +19,8 @@ from psycopg_pool import PoolTimeout
 
 from bazaruto import logs
 from bazaruto.config import DatabaseSettings, Settings
-from bazaruto.control import approvals, catalog, follow, launch, observe, queue, runs, sealing, settling
+from bazaruto.control import approvals, audit_ends, catalog, follow, launch, observe, queue, runs, sealing, settling
+from bazaruto.control.audit import Audit
 from bazaruto.control.content import Content, ContentError, Snapshot, UnknownContentError
 from bazaruto.control.engine import journal, launcher, rundir, surroundings
 from bazaruto.control.node import node_name
@@ -52,6 +53,7 @@ class Worker:
         self._pool = pool
         self._seal = sealing.load(settings.home)
         self._node = node_name(settings.home)
+        self._ends = audit_ends.Ends(Audit(settings.home, pool))
         self._settler = settling.Settler(settings, pool, self._node)
         self._followers: dict[str, follow.Follower] = {}
         self._launcher = launcher.Launcher(
@@ -115,6 +117,7 @@ class Worker:
         ended = [self._follow(), self._settler.step()]
         if any(ended) or now >= self._look_for_work_at:
             self._look_for_work_at = now + IDLE_SECONDS
+            self._ends.step()
             self._start_what_may_start()
 
     def _remove_leftovers(self) -> None:

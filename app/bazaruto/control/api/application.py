@@ -9,9 +9,11 @@ import procrastinate
 from bazaruto import probes, web
 from bazaruto.config import Settings
 from bazaruto.control.acceptance import Acceptance
-from bazaruto.control.api import approvals, backups, operations, runs, tokens
+from bazaruto.control.api import approvals, audit, backups, operations, runs, tokens
+from bazaruto.control.api.audited import Refusals
 from bazaruto.control.api.guard import Guard
 from bazaruto.control.api.openapi import Endpoint, document
+from bazaruto.control.audit import Audit
 from bazaruto.control.streams import Streams
 from bazaruto.database import Pool
 from bazaruto.health import Health
@@ -28,6 +30,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *runs.ENDPOINTS,
     *approvals.ENDPOINTS,
     *backups.ENDPOINTS,
+    *audit.ENDPOINTS,
     *tokens.ENDPOINTS,
 )
 
@@ -38,6 +41,7 @@ class Api:
 
     settings: Settings
     acceptance: Acceptance
+    audit: Audit
     pool: Pool
     jobs: procrastinate.App
     health: Health
@@ -51,13 +55,15 @@ class Api:
             **{("GET", path): answer for path, answer in probes.answers(self.health, self.metrics).items()},
             ("GET", "/openapi.json"): lambda: document(ENDPOINTS),
             **operations.Operations(self.acceptance.content).handlers(),
-            **runs.Runs(self.settings, self.acceptance, self.pool, self.jobs, self.streams).handlers(),
-            **approvals.Approvals(self.acceptance, self.pool, self.jobs).handlers(),
+            **runs.Runs(self.settings, self.acceptance, self.audit, self.pool, self.jobs, self.streams).handlers(),
+            **audit.AuditTrail(self.audit, self.pool, self.streams).handlers(),
+            **approvals.Approvals(self.acceptance, self.audit, self.pool, self.jobs).handlers(),
             **tokens.Tokens(self.pool, self.acceptance.content).handlers(),
             **backups.Backups(self.settings.backup_directory).handlers(),
         }
         guard = Guard(self.pool, self.settings.control_requests_per_second)
+        refusals = Refusals(self.audit)
         for endpoint in ENDPOINTS:
             handler = handlers[endpoint.method, endpoint.path]
-            app.route(endpoint.route, endpoint.method, guard.guarded(endpoint, handler))
+            app.route(endpoint.route, endpoint.method, refusals.entered(endpoint, guard.guarded(endpoint, handler)))
         return app

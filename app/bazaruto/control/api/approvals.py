@@ -8,14 +8,17 @@ from typing import Any
 
 import bottle
 import procrastinate
+from pydantic import BaseModel
 
 from bazaruto import web
 from bazaruto.control import access, approvals, queue, requests, runs
 from bazaruto.control.acceptance import Acceptance
 from bazaruto.control.access import Role
+from bazaruto.control.api.audited import actor, concerns
 from bazaruto.control.api.guard import Handler, identity
 from bazaruto.control.api.openapi import Endpoint
 from bazaruto.control.api.runs import RUN
+from bazaruto.control.audit import Audit
 from bazaruto.control.sealing import CannotUnsealError
 from bazaruto.database import Connection, Pool
 from bazaruto.problems import Problem
@@ -33,6 +36,7 @@ class Approvals:
     """The handlers and what they need."""
 
     acceptance: Acceptance
+    audit: Audit
     pool: Pool
     jobs: procrastinate.App
 
@@ -52,30 +56,36 @@ class Approvals:
             approvals.refuse_own(row, by)
             if row["approval"] == runs.Approval.PENDING and wanted.plan in (None, row["plan_run"]):
                 self._void_if_changed(connection, row)
-        run = self._decide(id, decide)
+        run = self._decide(id, "run.approve", wanted, decide)
         bottle.response.status = 202
         return run
 
     def reject(self, id: str) -> runs.Run:
         """Say no, with a reason."""
         wanted = web.json_body(requests.RejectRequest)
-        return self._decide(id, lambda connection: approvals.reject(connection, id, identity().name, wanted.reason))
+
+        def decide(connection: Connection) -> None:
+            approvals.reject(connection, id, identity().name, wanted.reason)
+
+        return self._decide(id, "run.reject", wanted, decide)
 
     def _void_if_changed(self, connection: Connection, row: Mapping[str, Any]) -> None:
         """In a transaction of its own: it stays, whatever is answered then."""
         if changed := approvals.changed_content(row, self.acceptance.content):
             approvals.void(connection, row["id"], changed)
 
-    def _decide(self, id: str, decide: Callable[[Connection], None]) -> runs.Run:
+    def _decide(self, id: str, action: str, wanted: BaseModel, decide: Callable[[Connection], None]) -> runs.Run:
         """A decision, and the run after it; a worker is woken, since there may be something to do."""
-        with self.pool.connection() as connection:
-            self._row(connection, id)
+        with self.audit.change(actor(), action, target=id) as change:
+            row = self._row(change.connection, id)
+            change.environment, change.operation = row["environment"], row["operation"]
+            change.parameters = wanted.model_dump(exclude_none=True)
             try:
-                decide(connection)
+                decide(change.connection)
             except (runs.ClashError, CannotUnsealError) as error:
                 raise Problem(409, detail=str(error)) from error
-            queue.wake(self.jobs, connection)
-            return runs.of_row(self._row(connection, id))
+            queue.wake(self.jobs, change.connection)
+            return runs.of_row(self._row(change.connection, id))
 
     def _row(self, connection: Connection, run: str) -> Mapping[str, Any]:
         """The run, for whoever may decide on it."""
@@ -83,5 +93,6 @@ class Approvals:
         row = runs.find(connection, run)
         if row is None:
             raise Problem(404, detail="There is no such run.")
+        concerns(environment=row["environment"], operation=row["operation"])
         access.require(identity(), Role.APPROVER, row["environment"], row["operation"])
         return row

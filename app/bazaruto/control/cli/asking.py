@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from bazaruto import config
@@ -28,3 +29,10 @@ def checked(run: str) -> str:
     if not run.replace("-", "").isalnum() or not run.isascii():
         raise RefusedError(f"{run} is no run's id: `bazaruto runs` lists them.")
     return run
+
+
+def word(name: str) -> str:
+    """A name that is one part of a path; anything else would be another path."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
+        raise RefusedError(f"{name!r} is no name.")
+    return name

@@ -69,6 +69,12 @@ def parameters(ctx: typer.Context) -> Iterator[Offer]:
 
 
 @_offered
+def keys(_: typer.Context) -> Iterator[Offer]:
+    yield "sealing.key", "seals the variables of runs that wait"
+    yield "audit.key", "chains the entries of the audit"
+
+
+@_offered
 def statuses(_: typer.Context) -> Iterator[Offer]:
     for status in STATUSES:
         yield status, ""
