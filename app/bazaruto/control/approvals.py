@@ -139,7 +139,7 @@ def _offer(connection: Connection[Any], row: Mapping[str, Any], expire_seconds: 
     """The plan is there: somebody has to look at it."""
     changes = _predicted(connection, row["plan_run"], row["id"])
     plan = plans.summary(changes, row["content_digest"], row["now"])
-    reason = f"waiting for approval by somebody else than {row['requested_by']}: `bazaruto approve {row['id']}`"
+    reason = f"waiting for an approver other than {row['requested_by']}: `bazaruto approve {row['id']}`"
     values = {"id": row["id"], "plan": Json(plan.model_dump(mode="json")), "seconds": expire_seconds, "reason": reason}
     connection.execute(SQL.planned, values)
     runs.note(connection, row["id"], RunStatus.WAITING, reason)

@@ -26,7 +26,9 @@ ITEMS = ("runner_item_on_ok", "runner_item_on_failed")
 TOLD_APART = frozenset({
     "status_reason", "waiting_for", "result", "changes", "command", "error", "hosts", "dirty", "left_running",
     "cancel_requested_at", "cancel_requested_by", "cancel_reason", "waived_at", "waived_by", "waive_reason",
+    "plan", "approved_at", "approved_by", "approve_reason", "rejected_by", "reject_reason",
 })  # fmt: skip
+DIFF = {"+": "green", "-": "red", "@": "cyan"}
 ROUTINE = frozenset({"ansible.builtin.validate_argument_spec"})  # Ansible's own; of interest only when it fails
 
 
@@ -54,6 +56,7 @@ class Progress:
         self._screen = screen
         self._status: Status | None = None
         self._shown_waiting: str | None = None
+        self._shown_plan = False
         self._begun = False
         self._ending = False
         self._patient_until = time.monotonic() + SECONDS_FOR_A_WORKER
@@ -84,6 +87,9 @@ class Progress:
         for event in events:
             self._begun = True
             self._event(event)
+        if run.get("approval") == "pending" and not self._shown_plan:
+            self._shown_plan = True
+            plan_of_run(self._screen, run)
         if run["status"] in ("queued", "waiting"):
             self._now(run["status_reason"] or "waiting for a worker")
             self._waits(run["status_reason"])
@@ -155,10 +161,25 @@ def about(run: Mapping[str, Any]) -> dict[str, Any]:
     if run["revision"]:
         told["revision"] = run["revision"] + (", with changes that are not committed" if run["dirty"] else "")
     told["canceled"] = _decision(run, "cancel_requested", "cancel")
+    told["approved"] = _decision(run, "approved", "approve")
     if run["left_running"]:
         told["left_running"] = ", ".join(run["left_running"]) + ": may still be at work for it"
         told["waived"] = _decision(run, "waived", "waive")
     return told
+
+
+def plan_of_run(screen: Console, run: Mapping[str, Any]) -> None:
+    """What a run would change, host by host, with every difference."""
+    plan = run["plan"]
+    things = "nothing that is known beforehand" if not plan["count"] else f"{plan['count']} things"
+    screen.print(Text(f"Run {run['id']} would change {things}, says run {run['plan_run']}:", style="bold"))
+    for change in plan["changes"]:
+        line = Text("  ~ ", style="yellow").append(f"{change['host']}  ", style="dim").append(change["task"])
+        screen.print(line.append(f"  {change['item'] or ''}", style="dim"), soft_wrap=True)
+        for text in (change["diff"] or "").splitlines():
+            screen.print(Padding(Text(text, style=DIFF.get(text[:1], "")), (0, 0, 0, 6), expand=False))
+    if plan["cut"]:
+        screen.print(Text(f"  not all of it is shown: `bazaruto logs {run['plan_run']}` has the rest", style="yellow"))
 
 
 def _decision(run: Mapping[str, Any], what: str, why: str) -> str:

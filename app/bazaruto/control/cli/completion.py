@@ -94,6 +94,13 @@ def runs_to_cancel(_: typer.Context) -> Iterator[Offer]:
 
 
 @_offered
+def runs_to_approve(_: typer.Context) -> Iterator[Offer]:
+    for run in _recent():
+        if run.get("approval", "pending") == "pending":
+            yield _as_offer(run)
+
+
+@_offered
 def runs_to_retry(_: typer.Context) -> Iterator[Offer]:
     for run in _recent():
         if run.get("status", "failed") not in (*LIVING, "succeeded"):

@@ -64,6 +64,9 @@ def show(run: RunArgument, output: OutputOption = Output.TABLE) -> None:
     screen.print()
     screen.print(tables.listing(found["changes"], {"AT": "at", "STATUS": "status", "REASON": "reason"}))
     screen.print()
+    if found["plan"]:
+        render.plan_of_run(screen, found)
+        screen.print()
     if found["hosts"]:
         screen.print(tables.facts(found["hosts"]))
     render.end_of_run(screen, found)
@@ -109,14 +112,15 @@ def cancel(
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for its end.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Cancel a run and wait for its end: 0 when it was canceled, 2 when it was over before; when it ended otherwise
-    meanwhile, as `run` does.
+    """Cancel a run, or withdraw one that is not approved yet, and wait for its end: 0 when that was done, 2 when it
+    was over before; when it ended otherwise meanwhile, as `run` does.
     """
     from bazaruto.control import render
 
     asking.checked(run)
     client = asking.client()
     ended = client.cancel(run, reason)
+    withdrawn = ended["status"] == "rejected"
     if not detach:
         ended = following.wait(client, ended, output)
     if output is Output.JSON:
@@ -125,7 +129,7 @@ def cancel(
         typer.echo(f"Asked for: `bazaruto show {run}` says how it ended.")
     else:
         render.end_of_run(render.console(), ended)
-    if not detach and ended["status"] != "canceled":
+    if not detach and not withdrawn and ended["status"] != "canceled":
         raise typer.Exit(following.EXIT_CODES.get(ended["status"], following.UNKNOWN))
 
 
