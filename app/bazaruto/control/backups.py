@@ -16,6 +16,9 @@ from pydantic import BaseModel, Field
 NAME = re.compile(r"bazaruto_\d{8}_\d{6}")
 
 
+_SETTINGS = {"database": "backup_directory", "control": "control_backup_directory"}
+
+
 class StorageUnreadableError(Exception):
     """The backup directory cannot be listed."""
 
@@ -29,11 +32,18 @@ class BackupStatus(enum.StrEnum):
     MISSING = "missing"  # its manifest is there, its file is not
 
 
+class Kind(enum.StrEnum):
+    """What was backed up. Each kind has a directory of its own."""
+
+    DATABASE = "database"  # the service's
+    CONTROL = "control"  # the control plane's own, with its keys
+
+
 class Backup(BaseModel):
-    """One backup of the service's database."""
+    """One backup of a database."""
 
     name: str
-    kind: str = "database"
+    kind: Kind = Kind.DATABASE
     created_at: datetime.datetime | None
     size_bytes: int | None
     sha256: str | None
@@ -43,16 +53,18 @@ class Backup(BaseModel):
     proof: dict[str, Any] | None = Field(description="What the last drill found")
     rows: dict[str, int] | None = Field(description="Rows by table, counted in the dump's own snapshot")
     run: str | None = Field(description="The run that made it")
+    files: list[str] | None = Field(description="What was packed beside a control backup: its keys and their company")
 
 
-def page(directory: Path, before: str | None, limit: int) -> tuple[list[Backup], str | None]:
-    """Backups, newest first, and the name to ask before for the next page."""
-    names = [name for name in _names(directory) if before is None or name < before]
-    shown = [read(directory, name) for name in names[:limit]]
-    return shown, names[limit - 1] if len(names) > limit else None
+def page(directories: Mapping[Kind, Path], before: str | None, limit: int) -> tuple[list[Backup], str | None]:
+    """Backups of these kinds, newest first, and the place to ask before for the next page."""
+    places = {f"{name} {kind}": (kind, name) for kind, path in directories.items() for name in _names(kind, path)}
+    asked = sorted((place for place in places if before is None or place < before), reverse=True)
+    shown = [read(directories[kind], name, kind) for kind, name in (places[place] for place in asked[:limit])]
+    return shown, asked[limit - 1] if len(asked) > limit else None
 
 
-def read(directory: Path, name: str) -> Backup:
+def read(directory: Path, name: str, kind: Kind = Kind.DATABASE) -> Backup:
     """One backup as it lies there now."""
     manifest, proof = _json(directory / f"{name}.json"), _json(directory / "proofs" / f"{name}.json")
     try:
@@ -60,19 +72,48 @@ def read(directory: Path, name: str) -> Backup:
     except FileNotFoundError:
         file = None
     status, reason = _judge(name, file, manifest, proof)
+    if file and manifest and (lost := _lost_beside(directory, manifest)):
+        status, reason = BackupStatus.FAILED, lost
     known, proven = manifest or {}, proof or {}
     return Backup(
         name=name,
+        kind=kind,
         created_at=_moment(known.get("created_at")) or _moment_of_name(name),
         size_bytes=file.st_size if file else _whole(known.get("size_bytes")),
         sha256=known.get("sha256") if isinstance(known.get("sha256"), str) else None,
         status=status,
-        status_reason=reason,
+        status_reason=reason or _lacks(known),
         verified_at=_moment(proven.get("verified_at")) if status is BackupStatus.VERIFIED else None,
         proof=proof,
         rows=_rows(known.get("rows")),
         run=str(known["run"]) if known.get("run") else None,
+        files=sorted(_packed(known).get("members") or ()) if _packed(known) else None,
     )
+
+
+def _packed(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the manifest says of files packed beside the dump; nothing for most."""
+    packed = manifest.get("files")
+    return packed if isinstance(packed, Mapping) else {}
+
+
+def _lost_beside(directory: Path, manifest: Mapping[str, Any]) -> str | None:
+    """What is wrong, at a glance, with the archive of these files; a drill looks into it."""
+    packed = _packed(manifest)
+    if not packed:
+        return None
+    archive = directory / str(packed.get("name"))
+    try:
+        size = archive.stat().st_size
+    except OSError:
+        return f"{archive.name}, which belongs to it, is gone"
+    return None if size == packed.get("size_bytes") else f"{archive.name} has {size} bytes, not those of its manifest"
+
+
+def _lacks(manifest: Mapping[str, Any]) -> str | None:
+    """What was lost already when the backup was made."""
+    missing = _packed(manifest).get("missing")
+    return f"{', '.join(missing)} was not there when it was made" if isinstance(missing, list) and missing else None
 
 
 def _judge(
@@ -102,16 +143,17 @@ def _judge_proof(
     return BackupStatus.VERIFIED, None
 
 
-def _names(directory: Path) -> list[str]:
+def _names(kind: Kind, directory: Path) -> set[str]:
+    if kind is Kind.CONTROL and not directory.exists():
+        return set()  # nobody has backed up this control plane yet
     try:
-        found = {
+        return {
             path.stem for path in directory.iterdir() if path.suffix in (".dump", ".json") and NAME.fullmatch(path.stem)
         }
     except OSError as error:
         raise StorageUnreadableError(
-            f"The backup directory {directory} cannot be read: {error.strerror}. Mend it, or set backup_directory."
+            f"The backup directory {directory} cannot be read: {error.strerror}. Mend it, or set {_SETTINGS[kind]}."
         ) from error
-    return sorted(found, reverse=True)
 
 
 def _json(path: Path) -> dict[str, Any] | None:

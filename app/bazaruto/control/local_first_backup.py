@@ -64,9 +64,9 @@ def _newest(backups: list[dict[str, Any]], status: str) -> dict[str, Any] | None
 
 
 def _backups(installation: Installation) -> list[dict[str, Any]]:
-    """Every backup the control plane knows."""
+    """Every backup of the service that the control plane knows."""
     try:
         token = installation.home.admin_token.read_text(encoding="utf-8").strip()
-        return Client(installation.local["control"]["url"], token).items("/api/v1/backups", EVERY)
+        return Client(installation.local["control"]["url"], token).items("/api/v1/backups", EVERY, kind="database")
     except (OSError, UnreachableError, RefusedError) as error:
         raise StepError(f"The backups cannot be listed: {error} See `bazaruto status`.") from error

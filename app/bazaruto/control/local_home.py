@@ -21,6 +21,8 @@ DIRECTORIES = {
     "backups": 0o700,
     "backups/proofs": 0o700,
     "backups/config": 0o700,
+    "backups/control": 0o700,
+    "backups/control/proofs": 0o700,
     "log": 0o700,
     "control": 0o700,
     "control/runs": 0o700,

@@ -132,7 +132,7 @@ def coordinates(servers: Servers, settings: Settings) -> dict[str, Any]:
     control_url = _url(servers, CONTROL, settings.control_database_url)
     if settings.redis_url:
         _check_own_redis(settings.redis_url)
-    parts = conninfo_to_dict(service_url)
+    parts, control_parts = conninfo_to_dict(service_url), conninfo_to_dict(control_url)
     role = ROLES[SERVICE]
     return {
         "service": {
@@ -142,7 +142,14 @@ def coordinates(servers: Servers, settings: Settings) -> dict[str, Any]:
             "database": parts.get("dbname", role),
             "user": parts.get("user", role),
         },
-        "control": {"database_url": control_url},
+        "control": {
+            "database_url": control_url,
+            "host": control_parts.get("host", ""),
+            "port": int(control_parts.get("port") or embedded.PORT),
+            "database": control_parts.get("dbname", ROLES[CONTROL]),
+            "superuser": embedded.SUPERUSER if servers.control else control_parts.get("user", ROLES[CONTROL]),
+            "passfile": control_parts.get("passfile", ""),
+        },
         "redis_url": servers.redis.url if servers.redis else _without_password(settings.redis_url),
         "postgresql": {
             "host": parts.get("host", ""),

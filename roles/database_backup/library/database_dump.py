@@ -11,6 +11,7 @@ description:
   - Writes C(bazaruto_YYYYmmdd_HHMMSS.dump) (custom format, for C(pg_restore -j)), its manifest C(….json) and the
     cluster's roles C(….roles.sql) into a directory, all of mode 0600.
   - Rows are counted in the snapshot that the dump is made from, so that they match it under writes.
+  - Files without which the database is worth less, such as keys, are packed beside it into C(….files.tar), 0600.
   - The file has another name (C(.partial)) until it is complete, hashed, described and on the disk.
   - What a killed run left is removed. Two runs into one directory or from one database refuse each other.
   - In check mode everything that can refuse a backup is looked at, and nothing is written.
@@ -37,6 +38,16 @@ options:
     description: gzip level, 0 to 9.
     type: int
     default: 1
+  files:
+    description: Files that belong to the database; read after the dump's snapshot was taken.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path: {description: "The file; its last part may hold * and ?.", type: path, required: true}
+      into: {description: The directory in the archive., type: str, required: true}
+      required: {description: Whether its absence is noted as a lack., type: bool, default: false}
+      never_executable: {description: Whether it is left out when it may be executed., type: bool, default: false}
   run:
     description: The run this belongs to; written into the manifest and shown to whoever collides with it.
     type: str
@@ -76,7 +87,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.bazaruto_backup import contents, programs, statements, storage
+from ansible.module_utils.bazaruto_backup import contents, files, programs, statements, storage
 from ansible.module_utils.bazaruto_backup.connection import (
     CONNECTION,
     Server,
@@ -96,6 +107,7 @@ except ImportError:
 BACKUP_KEY = 7_234_017_283_807_667_311  # the advisory lock of backups, in the database they are made of
 STATISTICS_SINCE = 18
 LOCK_WAIT_MILLISECONDS = 60_000
+ENDINGS = (".dump", ".json", ".roles.sql", files.ENDING)
 
 
 def main() -> None:
@@ -106,6 +118,7 @@ def main() -> None:
             "database": {"type": "str", "required": True},
             "directory": {"type": "path", "required": True},
             "compression_level": {"type": "int", "default": 1, "choices": list(range(10))},
+            "files": {"type": "list", "elements": "dict", "default": [], "options": files.ENTRY},
             "run": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
@@ -161,8 +174,10 @@ def _back_up(options: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
     path = directory / f"{manifest['name']}.dump"
     shown = f"{path.name}: {manifest['size_bytes']} bytes, {sum(manifest['rows'].values())} rows\n"
     kept = ("name", "created_at", "size_bytes", "sha256", "seconds", "rows", "server_version", "pg_dump_version", "run")
+    beside = {"files": sorted(manifest["files"]["members"])} if "files" in manifest else {}
+    lacks = {key: manifest["files"][key] for key in ("missing", "left_out") if beside and manifest["files"][key]}
     return {
-        "backup": {"path": str(path), **{key: manifest[key] for key in kept}},
+        "backup": {"path": str(path), **{key: manifest[key] for key in kept}, **beside, **lacks},
         "removed": list(map(str, left)),
         "diff": {"before": "", "after": shown, "before_header": str(directory), "after_header": str(directory)},
     }
@@ -188,6 +203,7 @@ class Dump:
             described = self._dump(session, snapshot)
             session.rollback()
             self._dump_roles()
+            described |= self._pack_files()
             return self._seal(described, created_at, started)
         except BaseException as error:
             self._remove_partials()
@@ -199,7 +215,7 @@ class Dump:
         return self.directory / f"{self.name}{ending}.partial"
 
     def _refuse_taken_name(self) -> None:
-        taken = [p for e in (".dump", ".json", ".roles.sql") if (p := self.directory / f"{self.name}{e}").exists()]
+        taken = [p for e in ENDINGS if (p := self.directory / f"{self.name}{e}").exists()]
         if taken:
             raise Refused(f"{taken[0]} exists already, made in this same second: it is kept as it is; try again")
 
@@ -237,6 +253,15 @@ class Dump:
         except programs.ProgramFailed as error:
             raise Refused(f"the cluster's roles could not be dumped: {error}") from error
 
+    def _pack_files(self) -> dict[str, Any]:
+        """After the snapshot: what a journal beside the database says of later moments is more, never less."""
+        if not self.options.get("files"):
+            return {}
+        partial = self._partial(files.ENDING)
+        packed = files.pack(self.options["files"], partial)
+        storage.fsync(partial)
+        return {"files": {**files.describe(partial, f"{self.name}{files.ENDING}"), **packed}}
+
     def _seal(self, described: dict[str, Any], created_at: datetime.datetime, started: float) -> dict[str, Any]:
         """Checksum, manifest, everything on the disk, and the dump's name last of all."""
         dump, roles = self._partial(".dump"), self._partial(".roles.sql")
@@ -272,6 +297,8 @@ class Dump:
             self.directory / f"{self.name}.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n"
         )
         roles.rename(self.directory / f"{self.name}.roles.sql")
+        if "files" in manifest:
+            self._partial(files.ENDING).rename(self.directory / f"{self.name}{files.ENDING}")
         dump.rename(self.directory / f"{self.name}.dump")
         storage.fsync(self.directory)
         return manifest
@@ -279,10 +306,10 @@ class Dump:
     def _remove_partials(self) -> None:
         """Only a partial dump says that this backup never came to be: with it goes what was sealed before it."""
         if not (self.directory / f"{self.name}.dump").exists():
-            for ending in (".json", ".roles.sql"):
+            for ending in ENDINGS[1:]:
                 with contextlib.suppress(OSError):
                     (self.directory / f"{self.name}{ending}").unlink()
-        for ending in (".dump", ".json", ".roles.sql"):
+        for ending in ENDINGS:
             with contextlib.suppress(OSError):
                 self._partial(ending).unlink()
 

@@ -9,8 +9,9 @@ module: restore_drill
 short_description: Prove a backup by restoring it into a throw-away cluster
 description:
   - Reads the backup from the storage and never the live database, which may be stopped meanwhile.
-  - Checks checksum, table of contents, a full restore, rows, constraints, and the domain's invariants. What was found
-    is written to C(proofs/NAME.json) beside the backup; from then on the backup is verified, or failed.
+  - Checks checksum, the files packed beside the dump, table of contents, a full restore, rows, constraints, and the
+    domain's invariants. What was found is written to C(proofs/NAME.json) beside the backup; from then on the backup is
+    verified, or failed.
   - The cluster has no network, no worker, no delivery; it is removed in any case, and so is what a killed drill left.
   - A fault of the machine (no space, no initdb) fails the task, and says nothing about the backup.
 options:
@@ -199,7 +200,7 @@ def _drill(options: dict[str, Any], backup: storage.Backup, proven: proof.Proof,
             failure = error
         proof.restored(proven, failure, backup.path)
         with server.connect(DATABASE) as session:
-            proof.check_contents(proven, session, manifest, options["invariants"])
+            proof.check_contents(proven, session, backup.path, manifest, options["invariants"])
 
 
 def _prepare(server: Server, manifest: dict[str, Any]) -> None:

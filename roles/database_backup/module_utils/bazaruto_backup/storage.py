@@ -20,8 +20,9 @@ from ansible.module_utils.bazaruto_backup.refusal import Refused
 
 NAME = re.compile(r"bazaruto_\d{8}_\d{6}")
 IMPORT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,100}\.sql\.gz")
-_PARTIAL = re.compile(rf"({NAME.pattern})\.(dump|json|roles\.sql)\.partial")
+_PARTIAL = re.compile(rf"({NAME.pattern})\.(dump|json|roles\.sql|files\.tar)\.partial")
 _LOCK = ".bazaruto_backup.lock"
+_BESIDE = (".json", ".roles.sql", ".files.tar")  # what lies beside a dump and goes with it
 MANIFEST_FORMAT = 1
 MANIFEST_KEYS = {
     "format": int,
@@ -63,7 +64,7 @@ class Backup:
     @property
     def companions(self) -> list[Path]:
         """What lies beside the dump and goes with it."""
-        beside = [self.directory / f"{self.name}{ending}" for ending in (".json", ".roles.sql")]
+        beside = [self.directory / f"{self.name}{ending}" for ending in _BESIDE]
         return [*beside, proof_path(self.directory, self.name)]
 
     @property
@@ -177,8 +178,8 @@ def leftovers(directory: Path) -> list[Path]:
         if not match:
             continue
         found.append(path)
-        if match[2] == "dump":  # sealed in the order roles, manifest, dump: without its dump these are nothing
-            beside = [directory / f"{match[1]}{ending}" for ending in (".json", ".roles.sql")]
+        if match[2] == "dump":  # sealed in the order manifest, roles, files, dump: without its dump these are nothing
+            beside = [directory / f"{match[1]}{ending}" for ending in _BESIDE]
             found += [other for other in beside if other.exists()]
     return found
 
@@ -296,7 +297,21 @@ def _status(
         return "failed", why
     if found.st_size != manifest["size_bytes"]:
         return "failed", f"it has {found.st_size} bytes, its manifest says {manifest['size_bytes']}"
+    if lost := _lost_beside(directory, manifest):
+        return "failed", lost
     return _proven(proof, manifest, found) if proof else ("unverified", "")
+
+
+def _lost_beside(directory: Path, manifest: dict[str, Any]) -> str:
+    """What is wrong, at a glance, with the files that the manifest says lie beside the dump."""
+    described = manifest.get("files")
+    if not described:
+        return ""
+    path = directory / str(described.get("name"))
+    if not path.is_file():
+        return f"{path.name}, which belongs to it, is gone"
+    size = path.stat().st_size
+    return "" if size == described.get("size_bytes") else f"{path.name} has {size} bytes, not those of its manifest"
 
 
 def _proven(proof: dict[str, Any], manifest: dict[str, Any], found: os.stat_result) -> tuple[str, str]:

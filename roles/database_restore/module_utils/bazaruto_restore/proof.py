@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible.module_utils.bazaruto_backup import contents, programs, storage
+from ansible.module_utils.bazaruto_backup import contents, files, programs, storage
 from ansible.module_utils.bazaruto_backup.refusal import Refused
 
 try:
@@ -81,7 +81,18 @@ def check_file(proof: Proof, directory: Path, name: str) -> dict[str, Any]:
     if digest != manifest["sha256"]:
         raise proof.failed("checksum", f"{path.name} has the checksum {digest}, its manifest says {manifest['sha256']}")
     proof.passed("checksum", f"{found.st_size} bytes, sha256 {digest}", "checksum")
+    _check_files(proof, directory, manifest)
     return manifest
+
+
+def _check_files(proof: Proof, directory: Path, manifest: dict[str, Any]) -> None:
+    """What was packed beside the dump is what the manifest says, file by file."""
+    if not (described := manifest.get("files")):
+        return
+    if wrong := files.fault(directory, manifest):
+        raise proof.failed("files", wrong)
+    lacks = f"; not there to be packed: {', '.join(described['missing'])}" if described["missing"] else ""
+    proof.passed("files", f"{', '.join(sorted(described['members'])) or 'none'}{lacks}")
 
 
 def check_list(proof: Proof, path: Path, manifest: dict[str, Any], pg_restore: str, server: Server) -> None:
@@ -114,7 +125,9 @@ def restored(proof: Proof, error: programs.ProgramFailed | None, path: Path) -> 
     raise proof.failed("restored", f"{path.name} could not be restored: {error}")
 
 
-def check_contents(proof: Proof, session: psycopg.Connection[Any], manifest: dict[str, Any], invariants: str) -> None:
+def check_contents(
+    proof: Proof, session: psycopg.Connection[Any], path: Path, manifest: dict[str, Any], invariants: str
+) -> None:
     """Rows and rules of a restored database against the manifest, then what must hold whatever a manifest says."""
     proof.rows = count_rows(session)
     wrong = _differences(manifest["rows"], proof.rows)
@@ -125,7 +138,16 @@ def check_contents(proof: Proof, session: psycopg.Connection[Any], manifest: dic
     if wrong := _differences(manifest["constraints"], rules):
         raise proof.failed("constraints", f"constraints restored differ from those dumped: {_some(wrong)}")
     proof.passed("constraints", f"{len(rules)} constraints, unique indexes and triggers", "constraints")
+    if described := manifest.get("files"):
+        _offer_files(session, files.read(path.with_name(described["name"])))
     check_invariants(proof, session, invariants)
+
+
+def _offer_files(session: psycopg.Connection[Any], packed: dict[str, bytes]) -> None:
+    """As a table of this session alone, so that invariants can hold files and database against each other."""
+    session.execute("CREATE TEMPORARY TABLE backup_files (name text PRIMARY KEY, content bytea NOT NULL)")
+    for name, content in packed.items():
+        session.execute("INSERT INTO backup_files VALUES (%s, %s)", [name, content])
 
 
 def count_rows(session: psycopg.Connection[Any]) -> dict[str, int]:

@@ -148,7 +148,7 @@ class Restore:
                     proof.check_invariants(self.proof, restored, self.options["invariants"])
                     self.proof.level = "restored"  # no manifest says what it should hold
                 else:
-                    proof.check_contents(self.proof, restored, self.manifest, self.options["invariants"])
+                    proof.check_contents(self.proof, restored, self.path, self.manifest, self.options["invariants"])
         except proof.Faulty as error:
             raise Refused(f"{self.path.name} was not put in place, {self.names.live} is as it was: {error}") from error
         if not self._has_statistics():
