@@ -59,7 +59,7 @@ class Api:
             **audit.AuditTrail(self.audit, self.pool, self.streams).handlers(),
             **approvals.Approvals(self.acceptance, self.audit, self.pool, self.jobs).handlers(),
             **tokens.Tokens(self.pool, self.acceptance.content).handlers(),
-            **backups.Backups(self.settings.backup_directory).handlers(),
+            **backups.Backups.of(self.settings).handlers(),
         }
         guard = Guard(self.pool, self.settings.control_requests_per_second)
         refusals = Refusals(self.audit)

@@ -148,12 +148,16 @@ def waive(
         typer.echo(f"Changes in {waived['environment']} no longer wait until it is known what runs on {hosts}.")
 
 
-def backups(limit: LimitOption = 20, output: OutputOption = Output.TABLE) -> None:
+def backups(
+    kind: Annotated[str | None, typer.Option(help="Only these: database or control.")] = None,
+    limit: LimitOption = 20,
+    output: OutputOption = Output.TABLE,
+) -> None:
     """List backups, newest first, and what is proven of each."""
     from bazaruto.control import tables
 
-    found = asking.client().items("/api/v1/backups", limit)
-    columns = {"BACKUP": "name", "STATUS": "status", "SIZE": "size", "VERIFIED, OR WHY NOT": "proven"}
+    found = asking.client().items("/api/v1/backups", limit, kind=kind)
+    columns = {"BACKUP": "name", "OF": "kind", "STATUS": "status", "SIZE": "size", "VERIFIED, OR WHY NOT": "proven"}
     show_list(
         output,
         found,
