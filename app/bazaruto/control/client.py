@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import ssl
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,10 +11,12 @@ from typing import Any
 
 import httpx
 
-from bazaruto.config import Settings, SettingsError
+from bazaruto.config import Settings
+from bazaruto.control import login as logins
+from bazaruto.control import trust
 from bazaruto.control.client_errors import RefusedError, UnreachableError
 
-__all__ = ["Client", "RefusedError", "Step", "UnreachableError", "connect"]
+__all__ = ["Client", "RefusedError", "Step", "UnreachableError", "connect", "here", "trusted"]
 
 PAGE = 1000  # events asked for at once
 SOON_SECONDS, LATER_SECONDS = 0.1, 0.5  # between two looks at a run: while something happens, and while nothing does
@@ -43,13 +44,14 @@ class Step:
 class Client:
     """One person's connection to one control plane."""
 
-    def __init__(self, url: str, token: str, timeout: float = 30.0, ca_file: Path | None = None) -> None:
+    def __init__(self, url: str, token: str, timeout: float = 30.0, ca_file: Path = Path()) -> None:
         self.url = url
+        self._patience = min(PATIENCE_SECONDS, timeout)
         self._http = httpx.Client(
             base_url=url,
             headers={"Authorization": f"Bearer {token}", "Accept": "application/json"},
             timeout=httpx.Timeout(timeout, connect=min(5.0, timeout)),
-            verify=_trust(url, ca_file),
+            verify=trust.context(url, ca_file),
             trust_env=False,  # a proxy for the world is not one for this machine
         )
 
@@ -75,6 +77,9 @@ class Client:
     def retry(self, run: str, request: Mapping[str, Any], key: str) -> dict[str, Any]:
         """The new run; may be asked again, as `launch`."""
         return self._launch(f"/api/v1/runs/{run}/retry", request, key)
+
+    def post(self, path: str, content: Mapping[str, Any]) -> dict[str, Any]:
+        return self._ask("POST", path, json=dict(content))
 
     def cancel(self, run: str, reason: str | None) -> dict[str, Any]:
         return self._ask("POST", f"/api/v1/runs/{run}/cancel", json={"reason": reason})
@@ -127,6 +132,8 @@ class Client:
         while True:
             try:
                 with self._http.stream("GET", f"/api/v1/runs/{run}/stdout", params={"offset": offset}) as answer:
+                    if _made_to_wait(answer, patient_until):
+                        continue
                     self._check(answer)
                     for part in answer.iter_bytes():
                         offset += len(part)
@@ -162,10 +169,14 @@ class Client:
             return  # the pages, asked next, say whether anything is wrong
 
     def _ask(self, method: str, path: str, **content: Any) -> dict[str, Any]:
-        try:
-            answer = self._http.request(method, path, **content)
-        except httpx.TransportError as error:
-            raise self._silent(error) from error
+        patient_until = time.monotonic() + self._patience
+        while True:
+            try:
+                answer = self._http.request(method, path, **content)
+            except httpx.TransportError as error:
+                raise self._silent(error) from error
+            if not _made_to_wait(answer, patient_until):
+                break
         self._check(answer)
         value: dict[str, Any] = answer.json()
         return value
@@ -180,15 +191,25 @@ class Client:
 
     def _silent(self, error: Exception) -> UnreachableError:
         heard = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-        return UnreachableError(f"The control plane at {self.url} does not answer ({error}).", heard=heard)
+        why = trust.why_not(self.url, error) or f"The control plane at {self.url} does not answer ({error})."
+        return UnreachableError(why, heard=heard)
 
 
 def connect(settings: Settings, timeout: float = 30.0) -> Client:
-    """A client with this machine's admin token. Raises UnreachableError without one."""
-    return Client(_url(settings), _token(settings.home / "control" / "admin.token"), timeout, settings.control_ca_file)
+    """A client with this user's login; without one, with the admin token of this control node. Raises RefusedError
+    for a login that cannot be used, UnreachableError without any token.
+    """
+    if login := logins.read():
+        return trusted(settings, login.url, login.token, timeout)
+    return trusted(settings, here(settings), _token(settings.home / "control" / "admin.token"), timeout)
 
 
-def _url(settings: Settings) -> str:
+def trusted(settings: Settings, url: str, token: str, timeout: float = 30.0) -> Client:
+    """A client that believes whom the settings believe."""
+    return Client(url, token, timeout, settings.control_ca_file)
+
+
+def here(settings: Settings) -> str:
     """Where the settings say the control plane is; if they do not, where `bazaruto up` put it."""
     said = {"control_host", "control_port", "control_url", "control_tls_certificate"}
     if not settings.model_fields_set & said and settings.local_file.is_file():
@@ -198,24 +219,25 @@ def _url(settings: Settings) -> str:
     return settings.control_address
 
 
-def _trust(url: str, ca_file: Path | None) -> ssl.SSLContext:
-    """Whose certificates are believed: the given authorities' or the system's. None are needed without TLS."""
-    if not url.startswith("https:"):
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which trusts nobody, and costs nothing
-    chosen = None if ca_file in (None, Path()) else ca_file
-    try:
-        return ssl.create_default_context(cafile=chosen)
-    except OSError as error:
-        raise SettingsError(f"control_ca_file: {chosen} has no certificates in PEM ({error.strerror}).") from error
-
-
 def _token(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise UnreachableError(
-            f"There is no token to ask with: {path} cannot be read ({error.strerror}). Run `bazaruto up`."
+            f"There is no token to ask with: {path} cannot be read ({error.strerror}). Run `bazaruto login`, on a "
+            "control node `bazaruto token admin`, or for a new installation `bazaruto up`."
         ) from error
+
+
+def _made_to_wait(answer: httpx.Response, patient_until: float) -> bool:
+    """Whether it was answered "too many requests" and the time it names is over now: then it can be asked again."""
+    if answer.status_code != httpx.codes.TOO_MANY_REQUESTS:
+        return False
+    pause = answer.headers.get("Retry-After", "")
+    if not pause.isdecimal() or time.monotonic() + int(pause) > patient_until:
+        return False
+    time.sleep(int(pause))
+    return True
 
 
 def _messages(parts: Iterable[bytes]) -> Iterator[list[tuple[str, Any]]]:

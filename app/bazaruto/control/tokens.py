@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import datetime
 import enum
-import getpass
 import re
 import secrets
-import socket
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -178,27 +176,28 @@ def ensure_admin(connection: Connection[Any], home: Path) -> Path | None:
     row = connection.execute(SQL.count_tokens).fetchone()
     if row and row["tokens"]:
         return None
-    made = _insert(connection, TokenRequest(name=ADMIN, role=Role.ADMIN), None, None)
-    return _keep(home, made)
+    _write(home, _insert(connection, TokenRequest(name=ADMIN, role=Role.ADMIN), None, None))
+    return keep_admin(home)
 
 
-def replace_admin(connection: Connection[Any], home: Path) -> tuple[NewToken, str | None]:
-    """A new admin token in this node's file, and the id of the one it replaces, which is revoked.
-
-    Whoever may write that file is an admin here, whatever has become of every other token.
+def replace_admin(connection: Connection[Any], home: Path, by: str) -> tuple[NewToken, str | None]:
+    """A new admin token beside this node's file, and the id of the one it replaces, which is revoked; `keep_admin`
+    follows when that is durable. Whoever may write that file is an admin, whatever became of every other token.
     """
-    by = f"{getpass.getuser()} on {socket.gethostname()}"
     connection.execute(SQL.one_at_a_time)
     before = _of_file(admin_file(home))
     made = _insert(connection, TokenRequest(name=ADMIN, role=Role.ADMIN), by, None)
+    _write(home, made)
     values = {"id": before, "by": by, "reason": f"replaced by {made.id}"}
     replaced = connection.execute(SQL.revoke, values).fetchone() if before else None
     return made, before if replaced else None
 
 
-def keep_admin(home: Path, made: NewToken) -> Path:
-    """Write the admin token where this node's commands find it, once it is durable in the database."""
-    return _keep(home, made)
+def keep_admin(home: Path) -> Path:
+    """Put the new admin token where this node's commands find it."""
+    path = admin_file(home)
+    _beside(path).replace(path)
+    return path
 
 
 def admin_file(home: Path) -> Path:
@@ -206,13 +205,14 @@ def admin_file(home: Path) -> Path:
     return home / "control" / "admin.token"
 
 
-def _keep(home: Path, made: NewToken) -> Path:
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial")
+
+
+def _write(home: Path, made: NewToken) -> None:
     path = admin_file(home)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial = path.with_name("admin.token.partial")
-    rundir.write_private(partial, f"{made.token}\n")
-    partial.replace(path)
-    return path
+    rundir.write_private(_beside(path), f"{made.token}\n")
 
 
 def _of_file(path: Path) -> str | None:

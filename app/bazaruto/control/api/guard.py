@@ -25,7 +25,7 @@ Handler = Callable[..., Any]
 WRONG_SECRETS, WRONG_SECRETS_SECONDS = 10, 900.0  # for one token, from one address
 STRANGERS, STRANGERS_SECONDS = 60, 60.0  # tokens that there are not, from one address
 RATE_SECONDS = 10.0  # over which requests a second are averaged
-KNOWN_SECONDS = 5.0  # how old the list of tokens may be that decides who is a stranger
+KNOWN_SECONDS = 1.0  # how old the list of tokens may be that decides who is a stranger
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="bazaruto"'}
 HINT = "Send a valid one: Authorization: Bearer TOKEN (on a control node it is in control/admin.token)."
 
@@ -108,7 +108,7 @@ class Guesses:
             self._strangers.count(address)
 
     def _is_known(self, token: str) -> bool:
-        """Whether there is such a token, by a list read once for all guesses of some seconds."""
+        """Whether there is such a token, by a list read once for all guesses of a second."""
         with self._reading:
             if time.monotonic() >= self._known_until:
                 with self._pool.connection() as connection:

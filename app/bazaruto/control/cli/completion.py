@@ -20,6 +20,7 @@ ANSWER_SECONDS = 0.5  # for the control plane; a person waits with a finger on t
 RECENT = 30  # runs that are offered
 LIVING = ("queued", "waiting", "running")
 STATUSES = (*LIVING, "succeeded", "failed", "canceled", "timed_out", "interrupted", "rejected")
+ROLES = ("viewer", "operator", "approver", "admin")
 
 Offer = tuple[str, str]  # the word, and what is said beside it
 
@@ -66,6 +67,12 @@ def parameters(ctx: typer.Context) -> Iterator[Offer]:
             yield from ((f"{name}={choice}", parameter.description) for choice in choices)
         else:
             yield f"{name}=", parameter.description
+
+
+@_offered
+def roles(_: typer.Context) -> Iterator[Offer]:
+    for role in ROLES:
+        yield role, ""
 
 
 @_offered

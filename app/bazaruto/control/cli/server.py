@@ -21,24 +21,24 @@ def serve() -> None:
     """Serve the HTTP API until SIGTERM."""
     from bazaruto.control import serving
 
-    with _refusals():
-        raise typer.Exit(serving.serve(_settings()))
+    with refusals():
+        raise typer.Exit(serving.serve(settings()))
 
 
 def worker() -> None:
     """Start and follow runs until SIGTERM; runs outlive it, and the next worker goes on following."""
     from bazaruto.control import worker as working
 
-    with _refusals():
-        raise typer.Exit(working.main(_settings()))
+    with refusals():
+        raise typer.Exit(working.main(settings()))
 
 
 def migrate() -> None:
     """Bring the control plane's database up to date, and make the first admin token when there is none."""
     from bazaruto.control import serving
 
-    with _refusals():
-        for name in serving.migrate(_settings()):
+    with refusals():
+        for name in serving.migrate(settings()):
             typer.echo(name)
 
 
@@ -46,8 +46,8 @@ def reindex(output: OutputOption = Output.TABLE) -> None:
     """Enter runs and events that the control database lost, from this node's run directories; a line for each."""
     from bazaruto.control import reindex as entering
 
-    with _refusals():
-        lines = entering.reindex(_settings())
+    with refusals():
+        lines = entering.reindex(settings())
         if output is Output.JSON:
             print_json({"items": list(lines), "next": None})
             return
@@ -56,10 +56,12 @@ def reindex(output: OutputOption = Output.TABLE) -> None:
 
 
 @contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    """What keeps a process from starting is one sentence, and exit code 2."""
+def refusals() -> Iterator[None]:
+    """What keeps a process or a command from working is one sentence, and exit code 2."""
     import psycopg
 
+    from bazaruto.control.admin_token import CannotWriteToken
+    from bazaruto.control.audit_heads import AuditUnwritable
     from bazaruto.control.catalog import CatalogueError
     from bazaruto.control.observe import NotMigratedError
     from bazaruto.database import MigrationFailed
@@ -67,7 +69,14 @@ def _refusals() -> Iterator[None]:
 
     try:
         yield
-    except (CatalogueError, NotMigratedError, MigrationFailed, CannotListen) as error:
+    except (
+        AuditUnwritable,
+        CannotWriteToken,
+        CatalogueError,
+        NotMigratedError,
+        MigrationFailed,
+        CannotListen,
+    ) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from error
     except psycopg.OperationalError as error:
@@ -75,10 +84,10 @@ def _refusals() -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
-def _settings() -> config.Settings:
-    settings = config.load()
-    if not settings.control_database_url:
+def settings() -> config.Settings:
+    loaded = config.load()
+    if not loaded.control_database_url:
         raise config.SettingsError(
             "There is no control database: run `bazaruto up`, or set BAZARUTO_CONTROL_DATABASE_URL."
         )
-    return settings
+    return loaded
