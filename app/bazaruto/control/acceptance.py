@@ -9,7 +9,7 @@ from typing import Any
 import procrastinate
 
 from bazaruto.config import Settings
-from bazaruto.control import access, approvals, idempotency, queue, requests, runs
+from bazaruto.control import access, approvals, idempotency, queue, requests, runs, snapshots
 from bazaruto.control.access import Identity, Role
 from bazaruto.control.audit import Actor, Audit
 from bazaruto.control.catalog import Catalogue, Operation
@@ -42,6 +42,7 @@ class Acceptance:
     def __init__(self, settings: Settings, pool: Pool, audit: Audit, jobs: procrastinate.App) -> None:
         self.content = Content.of(settings)
         self._targets = Targets(settings.home)
+        self._home = settings.home
         self._pool = pool
         self._audit = audit
         self.seal = Seal(audit.keys)
@@ -59,7 +60,13 @@ class Acceptance:
         if keyed and (earlier := self._earlier(keyed)):
             access.require(by, Role.VIEWER, earlier.run.environment, earlier.run.operation)
             return earlier
-        release = self.content.current()
+        with snapshots.kept(self._home):  # until the run is there that refers to the one it was checked against
+            return self._accept(values, sender, keyed, retry_of)
+
+    def _accept(
+        self, values: Mapping[str, Any], sender: Sender, keyed: idempotency.Launch | None, retry_of: str | None
+    ) -> Accepted:
+        by, release = sender.identity, self.content.current()
         _refuse_others(release.catalogue, values, by)
         operation, request = requests.check_request(release.catalogue, values, self._limits(release))
         origin = runs.Origin(by.name, retry_of, release.revision, release.dirty, release.digest)

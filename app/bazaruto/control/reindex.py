@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Json
 
 from bazaruto.config import Settings
-from bazaruto.control import events, runs
+from bazaruto.control import events, retention_evidence, runs
 from bazaruto.control.engine import journal, rundir, sweep
 from bazaruto.control.node import node_name
 
@@ -45,7 +45,7 @@ def reindex(settings: Settings) -> Iterator[str]:
                 said = _enter(connection, directory, node)
             except (OSError, ValueError, KeyError, TypeError, psycopg.Error) as error:
                 said = f"cannot be entered: {type(error).__name__}: {error}"
-            if said:
+            if said and path.is_dir():  # else retention has removed it meanwhile
                 yield f"{path.name}: {said}"
 
 
@@ -75,6 +75,8 @@ def _enter_anew(connection: psycopg.Connection[Any], directory: rundir.RunDirect
             return "entered as running; a worker follows it"
         runs.note(connection, record["id"], runs.RunStatus(outcome.status), outcome.error or "the playbook ended")
         added = _fill(connection, directory, record["day"])
+        if outcome.events and not directory.events_file.exists():
+            connection.execute(retention_evidence.SQL.mark_without_events, {"ids": [record["id"]]})
     return f"entered as {outcome.status}, with {added} events"
 
 

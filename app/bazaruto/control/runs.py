@@ -113,6 +113,7 @@ class Run(BaseModel):
     waive_reason: str | None
     error: str | None = Field(description="One sentence, when it did not succeed")
     events: int = Field(description="How many events were recorded, once it has ended")
+    events_removed_at: Moment | None = Field(default=None, description="Since when they and the output are let go")
 
 
 class RunDetails(Run):

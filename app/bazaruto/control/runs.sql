@@ -43,7 +43,7 @@ WHERE status IN ('queued', 'waiting')
       AND NOT EXISTS (
         SELECT FROM runs l
         WHERE l.environment = r.environment AND l.left_running <> '{}' AND l.waived_at IS NULL
-          AND (r.effect <> 'read' OR l.exclusion = r.exclusion))
+          AND (r.effect = 'destroy' OR r.exclusion IN ('change', l.exclusion)))
     ORDER BY r.position LIMIT 1 FOR UPDATE OF r SKIP LOCKED)
 RETURNING *;
 
@@ -62,7 +62,7 @@ WITH blocked AS (
                      || array_to_string(l.left_running, ', '), 2, false, l.position
         FROM runs l
         WHERE l.environment = r.environment AND l.left_running <> '{}' AND l.waived_at IS NULL
-          AND (r.effect <> 'read' OR l.exclusion = r.exclusion)
+          AND (r.effect = 'destroy' OR r.exclusion IN ('change', l.exclusion))
         ORDER BY rank, running, position DESC LIMIT 1) b
     WHERE r.status IN ('queued', 'waiting') AND coalesce(r.approval, 'granted') = 'granted'
 ), marked AS (

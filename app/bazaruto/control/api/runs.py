@@ -10,6 +10,7 @@ from typing import Any
 
 import bottle
 import procrastinate
+import psycopg
 from pydantic import BaseModel, Field, JsonValue, RootModel
 
 from bazaruto import web
@@ -132,6 +133,8 @@ class Runs:
             raise _refused(error.errors) from error
         except idempotency.WrongKey as error:
             raise _refused([(idempotency.HEADER, str(error))]) from error
+        except psycopg.errors.ForeignKeyViolation as error:  # retention was faster than this retry
+            raise Problem(404, detail="There is no such run.") from error
         except targets.TargetsUnknown as error:
             raise Problem(503, detail=f"{error} Nothing was started.", headers={"Retry-After": "5"}) from error
         bottle.response.status = 202

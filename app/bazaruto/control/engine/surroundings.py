@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-KEPT = ("HOME", "SSH_AUTH_SOCK", "TMPDIR", "TZ", "USER", "LOGNAME")  # all that is inherited
+# All that is inherited. BAZARUTO_CONFIG is a path: of the settings, for what works on the control plane itself.
+KEPT = ("BAZARUTO_CONFIG", "HOME", "SSH_AUTH_SOCK", "TMPDIR", "TZ", "USER", "LOGNAME")
 
 
 def environment(home: Path, content_directory: Path, run: str) -> dict[str, str]:
