@@ -148,7 +148,7 @@ def endpoints_page() -> str:
     page += ["| endpoint | answer | parameters | refusals |", "| --- | --- | --- | --- |"]
     for endpoint in ENDPOINTS:
         names = [f"`{name}`" for model in (endpoint.query, endpoint.body) if model for name in model.model_fields]
-        refusals = ", ".join(str(status) for status in sorted({*endpoint.errors, *(() if endpoint.public else (401,))}))
+        refusals = ", ".join(str(status) for status in endpoint.refusals)
         summary = f"{endpoint.summary}{'; no token needed' if endpoint.public else ''}"
         page.append(f"| `{endpoint.method} {endpoint.path}` | {summary} | {', '.join(names)} | {refusals} |")
     page += ["", "## Service, `:8080`", "", "| endpoint |", "| --- |"]

@@ -48,6 +48,7 @@ class ControlPlane:
             **kept,
             "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}",
             "BAZARUTO_HOME": str(self.home),
+            "XDG_CONFIG_HOME": str(self.home / "configuration"),  # whoever runs the tests may be logged in elsewhere
             "BAZARUTO_CONTROL_DATABASE_URL": self.database_url,
             "BAZARUTO_CONTROL_PORT": str(self.port),
             "BAZARUTO_CONTENT_DIRECTORY": str(CONTENT),
@@ -134,23 +135,24 @@ class ControlPlane:
 @pytest.fixture(scope="session")
 def control_plane(postgres_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """API and worker on a database of their own; shared, since every test launches runs of its own."""
-    yield from _started(postgres_cluster, tmp_path_factory.mktemp("control"))
+    yield from started(postgres_cluster, tmp_path_factory.mktemp("control"))
 
 
 @pytest.fixture
 def control_plane_of_ones_own(postgres_cluster: Any, tmp_path: Path) -> Iterator[ControlPlane]:
     """The same for one test, which may do to it what it likes."""
-    yield from _started(postgres_cluster, tmp_path)
+    yield from started(postgres_cluster, tmp_path)
 
 
-def _started(postgres_cluster: Any, directory: Path) -> Iterator[ControlPlane]:
+def started(postgres_cluster: Any, directory: Path, **variables: str) -> Iterator[ControlPlane]:
+    """A control plane with these settings, as long as it is iterated over."""
     home = directory / "a home"
     for part in ("log", "backups"):
         (home / part).mkdir(parents=True)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     database = postgres_cluster.create_database()
-    plane = ControlPlane(home, postgres_cluster.url_of(database), port)
+    plane = ControlPlane(home, postgres_cluster.url_of(database), port, extra_environment=variables)
     migrated = plane.cli("migrate")
     assert migrated.returncode == 0, migrated.stderr
     plane.start("serve")

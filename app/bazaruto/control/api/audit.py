@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import bottle
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
 from bazaruto import web
 from bazaruto.control import audit_entries, audit_repairs, audit_verify
@@ -45,7 +45,7 @@ class ReasonRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
+    reason: str = Field(max_length=1024, pattern=r"\S", description="Why, for whoever reads it later")
 
 
 class KeyAnswer(BaseModel):

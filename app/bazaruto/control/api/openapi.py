@@ -10,9 +10,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from bazaruto import __version__
+from bazaruto import __version__, probes
 from bazaruto.control.access import Role
 
+TEXT = {"type": "string"}
 REFERENCE = "#/components/schemas/{model}"
 
 
@@ -48,17 +49,39 @@ class Endpoint:
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     headers: type[BaseModel] | None = None  # of the request; each field's alias is the header's name
-    errors: tuple[int, ...] = ()
+    errors: tuple[int, ...] = ()  # besides those that follow from the rest, see `refusals`
     public: bool = False  # needs no token
     role: Role = Role.VIEWER  # the lowest that may ask
     launches: bool = False  # then the role that the operation names in `launch` is needed as well
     media: str = "application/json"  # of the answer
     also: tuple[str, ...] = ()  # other media types it can be asked for, which are texts
+    says: tuple[str, ...] = ()  # headers of the answer, by their names in ANSWER_HEADERS
 
     @property
     def route(self) -> str:
         """The same path as bottle writes it."""
         return self.path.replace("{", "<").replace("}", ">")
+
+    @property
+    def refusals(self) -> tuple[int, ...]:
+        """The statuses of every error it answers with."""
+        found = set(self.errors)
+        found |= set() if self.public else {401, 403, 429, 503}
+        found |= {400, 404} if "{" in self.path else set()
+        found |= {400, 422} if self.query or self.headers else set()
+        found |= {400, 413, 415, 422} if self.body else set()
+        return tuple(sorted(found))
+
+
+ANSWER_HEADERS = {
+    "X-Request-Id": "Also in the log",
+    "Retry-After": "Seconds, after which it may be asked again",
+    "WWW-Authenticate": "How to show a token",
+    "Location": "The run",
+    "Idempotency-Replayed": "`true` where the key was known: this asked for nothing new",
+}
+ALWAYS_SAID = {"X-Request-Id", "WWW-Authenticate", "Location"}  # where they are said at all
+SAID_WITH = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
 
 
 def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
@@ -99,8 +122,8 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     if endpoint.body:
         schema = {"$ref": REFERENCE.format(model=endpoint.body.__name__)}
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-    if endpoint.public:
-        operation["security"] = []
+    if endpoint.public or endpoint.path in probes.PATHS:
+        operation["security"] = [] if endpoint.public else [{"token": []}, {}]
     return operation
 
 
@@ -108,25 +131,36 @@ def _who(endpoint: Endpoint) -> str:
     """Who may ask, in a sentence."""
     if endpoint.public:
         return "Needs no token."
+    if endpoint.path in probes.PATHS:
+        return "Needs no token from this machine, and any from others."
     if endpoint.launches:
         return "Needs a token of the role that the operation names in `launch`, for its environment."
     return f"Needs a token of the role {endpoint.role}, or of one that includes it."
 
 
 def _responses(endpoint: Endpoint) -> dict[str, Any]:
-    problem = {"application/problem+json": {"schema": {"$ref": REFERENCE.format(model="ProblemAnswer")}}}
-    errors = sorted({*endpoint.errors, *(() if endpoint.public else (401, 403, 429, 503))})
-    return {
-        str(endpoint.status): {
-            "description": HTTPStatus(endpoint.status).phrase,
-            "content": {
-                endpoint.media: {"schema": _answer_schema(endpoint)},
-                **{media: {"schema": {"type": "string"}} for media in endpoint.also},
-            },
-        },
-        **{str(status): {"description": HTTPStatus(status).phrase, "content": problem} for status in errors},
-        "default": {"description": "Any other error", "content": problem},
+    contents = {
+        endpoint.media: {"schema": _answer_schema(endpoint)},
+        **{media: {"schema": {"type": "string"}} for media in endpoint.also},
     }
+    problem = {"application/problem+json": {"schema": {"$ref": REFERENCE.format(model="ProblemAnswer")}}}
+    health = endpoint.path in probes.PATHS and 503 in endpoint.errors  # says the same, only worse
+    return {
+        str(endpoint.status): _response(endpoint.status, contents, endpoint.says),
+        **{
+            str(status): _response(status, {**contents, **problem} if health and status == 503 else problem)
+            for status in endpoint.refusals
+        },
+        "default": {"description": "What is no request to this endpoint, and failures", "content": problem},
+    }
+
+
+def _response(status: int, content: dict[str, Any], says: tuple[str, ...] = ()) -> dict[str, Any]:
+    headers = {
+        name: {"description": ANSWER_HEADERS[name], "required": name in ALWAYS_SAID or status == 429, "schema": TEXT}
+        for name in ("X-Request-Id", *says, *SAID_WITH.get(status, ()))
+    }
+    return {"description": HTTPStatus(status).phrase, "headers": headers, "content": content}
 
 
 def _answer_schema(endpoint: Endpoint) -> dict[str, Any]:

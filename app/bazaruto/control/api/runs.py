@@ -77,11 +77,12 @@ class Events(BaseModel):
 
 
 RUNS, RUN = "/api/v1/runs", "/api/v1/runs/{id}"
+LAUNCHED = ("Location", idempotency.REPLAYED)
 TEXT = "text/plain"  # in UTF-8, which an answer says
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("GET", RUNS, "Runs, newest first", runs.Run, listed=True, query=RunQuery, errors=(400, 422)),
     Endpoint("POST", RUNS, "Launch an operation", runs.Run, status=202, body=requests.LaunchRequest,
-             launches=True, headers=idempotency.KeyHeader, errors=(400, 413, 415, 422)),
+             launches=True, headers=idempotency.KeyHeader, says=LAUNCHED),
     Endpoint("GET", RUN, "One run and its life", runs.RunDetails, errors=(404,)),
     Endpoint("GET", f"{RUN}/events", "Its events: a page, or as they come", Events, also=(MEDIA,),
              query=EventQuery, headers=ResumeHeader, errors=(400, 404, 422)),
@@ -90,8 +91,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("POST", f"{RUN}/cancel", "Cancel a run", runs.Run, status=202, body=requests.CancelRequest,
              role=Role.OPERATOR, errors=(400, 404, 409, 413, 415, 422)),
     Endpoint("POST", f"{RUN}/retry", "Run it again on the hosts that failed", runs.Run, status=202,
-             body=requests.RetryRequest, launches=True, headers=idempotency.KeyHeader,
-             errors=(400, 404, 409, 413, 415, 422)),
+             body=requests.RetryRequest, launches=True, headers=idempotency.KeyHeader, says=LAUNCHED, errors=(409,)),
     Endpoint("POST", f"{RUN}/waive", "Go on although hosts may still be at work for it", runs.Run,
              body=requests.WaiveRequest, role=Role.ADMIN, errors=(400, 404, 409, 413, 415, 422)),
 )  # fmt: skip
@@ -149,6 +149,7 @@ class Runs:
         with self.pool.connection() as connection:
             before = runs.of_row(self._row(connection, id))
         operation = self.acceptance.content.operation(before.operation)
+        access.require(identity(), operation.launch if operation else Role.OPERATOR)
         try:
             values = retrying.once_more(before, operation.secrets() if operation else (), wanted)
         except runs.ClashError as error:
@@ -209,8 +210,9 @@ class Runs:
     def list_events(self, id: str) -> bytes | Lasting:
         """A page of events, their texts passed on as they are stored; or all, as they come."""
         wanted = web.query(EventQuery)
+        seen = web.headers(ResumeHeader).last_event_id
         if asked_for(bottle.request.headers.get("Accept", "")):
-            return self._stream_events(id, wanted.after)
+            return self._stream_events(id, wanted.after if seen is None else seen)
         with self.pool.connection() as connection:
             day: datetime.date = self._row(connection, id)["day"]
             page = events.page(connection, day, id, wanted.after, wanted.limit)
@@ -218,12 +220,11 @@ class Runs:
         return f'{{"events":[{",".join(page.bodies)}],"next":{json.dumps(page.next)}}}'.encode()
 
     def _stream_events(self, run: str, after: int) -> Lasting:
-        seen = web.headers(ResumeHeader).last_event_id
         with self.pool.connection() as connection:
             self._row(connection, run)
         asked = bottle.request
         reader = Reader(asked.headers["Authorization"], asked.environ["waitress.client_disconnected"])
-        answer = self.streams.open(run, after if seen is None else seen, reader)
+        answer = self.streams.open(run, after, reader)
         bottle.response.content_type = MEDIA
         bottle.response.set_header("Cache-Control", "no-store")
         bottle.response.set_header("X-Accel-Buffering", "no")  # a proxy passes each part on at once
