@@ -32,7 +32,9 @@ WHERE id = ANY (%(ids)s::text[]) AND finished_at IS NOT NULL AND (left_running =
 ORDER BY id FOR UPDATE;
 
 -- name: referred_to, by a run that is not among them
-SELECT retry_of AS id FROM runs WHERE retry_of = ANY (%(ids)s::text[]) AND NOT id = ANY (%(ids)s::text[]);
+SELECT retry_of AS id FROM runs WHERE retry_of = ANY (%(ids)s::text[]) AND NOT id = ANY (%(ids)s::text[])
+UNION
+SELECT waiting_for FROM runs WHERE waiting_for = ANY (%(ids)s::text[]);
 
 -- name: delete_events, and remember of which days
 WITH gone AS (

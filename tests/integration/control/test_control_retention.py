@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import datetime
+import fcntl
 import json
+import os
 import secrets
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,31 +114,58 @@ class Place:
         return {row["name"] for row in rows}
 
 
-@pytest.fixture
-def place(control_plane_of_ones_own: ControlPlane, tmp_path: Path) -> Place:
-    """Settings in a file, as on a server: a run inherits no database URL."""
-    plane, content = control_plane_of_ones_own, tmp_path / "content"
+@pytest.fixture(scope="module")
+def plane(postgres_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A control plane with the operation, and with its settings in a file, as on a server: a run inherits no URL."""
+    directory = tmp_path_factory.mktemp("retention")
+    home, settings = directory / "home", directory / "settings.yml"
+    (home / "log").mkdir(parents=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    database = postgres_cluster.create_database()
+    plane = ControlPlane(home, postgres_cluster.url_of(database), port)
+    content = _content(directory / "content")
+    settings.touch(0o600)
+    settings.write_text(yaml.safe_dump({"control_database_url": plane.database_url, "content_directory": str(content)}))
+    plane.extra_environment |= {"BAZARUTO_CONFIG": str(settings), "BAZARUTO_CONTENT_DIRECTORY": str(content)}
+    assert plane.cli("migrate").returncode == 0
+    for what in ("serve", "worker"):
+        plane.start(what)
+    plane.until((home / "control" / "node").exists)
+    yield plane
+    for what in ("serve", "worker"):
+        plane.stop(what)
+    postgres_cluster.drop_database(database)
+
+
+def _content(content: Path) -> Path:
+    """That of the tests, with the operation as it is shipped."""
     shutil.copytree(CONTENT, content)
     shutil.copy(ROOT / "playbooks" / "retention.yml", content / "playbooks")
     shutil.copytree(ROOT / "roles" / "run_retention", content / "roles" / "run_retention")
-    operations = yaml.safe_load((ROOT / "playbooks" / "operations.yml").read_text())["operations"]
+    shipped = yaml.safe_load((ROOT / "playbooks" / "operations.yml").read_text())
     known = yaml.safe_load((CONTENT / "playbooks" / "operations.yml").read_text())
-    known["operations"]["retention"] = operations["retention"]
+    known["operations"]["retention"] = shipped["operations"]["retention"]
     (content / "playbooks" / "operations.yml").write_text(yaml.safe_dump(known))
     hosts = yaml.safe_load((CONTENT / "inventories" / "local" / "hosts.yml").read_text())
     hosts["all"]["children"] = {"control": {"hosts": {"localhost": None}}}
     (content / "inventories" / "local" / "hosts.yml").write_text(yaml.safe_dump(hosts))
-    settings = tmp_path / "settings.yml"
-    values = {"control_database_url": plane.database_url, "content_directory": str(content)}
-    settings.write_text(yaml.safe_dump(values))
-    settings.chmod(0o600)
-    for what in ("serve", "worker"):
-        plane.stop(what)
-    plane.extra_environment |= {"BAZARUTO_CONFIG": str(settings), "BAZARUTO_CONTENT_DIRECTORY": str(content)}
-    for what in ("serve", "worker"):
-        plane.start(what)
-    plane.until((plane.home / "control" / "node").exists)
-    return Place(plane)
+    return content
+
+
+@pytest.fixture
+def place(plane: ControlPlane) -> Place:
+    """Without a past."""
+    place = Place(plane)
+    plane.until(lambda: not place.sql("SELECT id FROM runs WHERE finished_at IS NULL"))
+    place.sql("DELETE FROM runs")
+    place.sql("DELETE FROM events_to_rewrite")
+    for name in place.partitions():
+        place.sql(f"DROP TABLE {name}")
+    for name in ("control/runs", "control/removed", "backups"):
+        shutil.rmtree(place.home / name, ignore_errors=True)
+        (place.home / name).mkdir(mode=0o700)
+    return place
 
 
 def test_what_a_dry_run_foretells_is_what_goes_and_a_second_time_there_is_nothing(place: Place) -> None:
@@ -251,3 +285,138 @@ def test_events_and_output_may_go_before_the_record_and_do_not_come_back(place: 
     assert len(http.get(f"/api/v1/runs/{newest}/events").json()["events"]) == 5
     assert place.plane.cli("reindex").stdout == ""
     assert place.program(keep_newest=1)["changed"] is False
+
+
+def test_the_command_shows_what_would_go_and_what_went_as_a_table(place: Place) -> None:
+    run, kept = place.past(100, events=4), place.past(100, left_running=["db1"])
+    dry = place.plane.cli("retention", "--dry-run", "-p", "keep_newest=0")
+    assert dry.returncode == 0, dry.stderr
+    assert "1 runs and 4 events would go" in dry.stdout
+    assert "1: it may have left something running" in dry.stdout
+    assert run in place.there()
+    real = place.plane.cli("retention", "-p", "keep_newest=0", "-o", "json")
+    assert real.returncode == 0, real.stderr
+    assert json.loads(real.stdout)["result"]["nodes"][0]["runs"] == [run]
+    assert kept in place.there()
+    assert place.plane.cli("retention", "-p", "keep_newest=-1").returncode == 2
+
+
+DIES = """
+import os, signal, sys
+from bazaruto.control import reclaim, removal, retention
+def dies(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+{module}.{function} = dies
+sys.exit(retention.main(sys.stdin.read(), os.environ))
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "function"),
+    [
+        ("removal", "_sync"),  # directories are aside, the rows are there
+        ("removal", "remove_tree"),  # the rows are gone, directories are still there
+        ("retention", "_remove_snapshots"),  # runs are removed, partitions are there
+        ("reclaim", "_drop"),
+        ("reclaim", "_vacuum"),
+    ],
+)
+def test_what_a_killed_one_began_is_finished_by_the_next(place: Place, module: str, function: str) -> None:
+    runs = [place.past(100, events=3), place.past(101, events=3)]
+    quiet = place.past(95, status="failed", events=3)
+    rules = {"keep_newest": 0}
+    killed = place.started(code=DIES.format(module=module, function=function), **rules)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    for run in (*runs, quiet):
+        for part in ("", "/events", "/stdout"):
+            assert place.plane.http.get(f"/api/v1/runs/{run}{part}").status_code in (200, 404)
+    there = place.there()
+    assert place.plane.cli("reindex").stdout == ""
+    assert place.there() == there, "no run came back"
+    assert place.program(**rules)["left_to_the_next_time"] == []
+    assert place.there() == {quiet}
+    assert place.directories() == {quiet}
+    assert not any((place.home / "control" / "removed").iterdir())
+    assert {path.name for path in place.plane.directory(quiet).iterdir()}.isdisjoint({"events.jsonl", "stdout.log"})
+    assert place.partitions() == set(), "no event is left"
+    assert place.program(**rules)["changed"] is False
+
+
+def test_the_disk_is_given_back_and_what_is_in_use_is_left_to_the_next_time(place: Place) -> None:
+    whole = [place.past(100, events=8000), place.past(100, events=8000)]
+    half, kept = place.past(50, status="failed", events=8000), place.past(50, events=4000)
+    day = place.sql("SELECT to_char(day, 'YYYYMMDD') AS day FROM runs WHERE id = %s", half)[0]["day"]
+    before = place.sql("SELECT pg_database_size(current_database()) AS bytes")[0]["bytes"]
+    foretold = place.program(check=True, keep_newest=0, other_days=40)
+    with psycopg.connect(place.plane.database_url) as reader:
+        reader.execute(f"SELECT FROM events_{day} LIMIT 1")  # and its transaction lasts
+        first = place.program(keep_newest=0, other_days=40)
+    assert set(first["runs"]) == {*whole, half}
+    assert first["left_to_the_next_time"] == [f"events_{day}"]
+    then = place.program(keep_newest=0, other_days=40)
+    assert (first["partitions_dropped"], then["partitions_rewritten"]) == (1, 1)
+    assert (foretold["partitions_dropped"], foretold["partitions_rewritten"]) == (1, 1)
+    after = place.sql("SELECT pg_database_size(current_database()) AS bytes")[0]["bytes"]
+    assert before - after > 0.9 * 24_000 * len(EVENT), "what the events took"
+    assert first["database"]["bytes_before"] - then["database"]["bytes_after"] == pytest.approx(before - after, rel=0.1)
+    assert first["disk"]["bytes_returned"] == foretold["disk"]["bytes_returned"] > 0
+    assert len(place.plane.http.get(f"/api/v1/runs/{kept}/events", params={"limit": 5000}).json()["events"]) == 4000
+    assert place.program(keep_newest=0, other_days=40)["changed"] is False
+
+
+IMPATIENT = """
+import os, sys
+from bazaruto.control import retention, snapshots
+snapshots.PATIENCE_SECONDS = 0.2
+sys.exit(retention.main(sys.stdin.read(), os.environ))
+"""
+
+
+def test_snapshots_go_that_no_run_refers_to_but_not_while_a_launch_is_being_accepted(place: Place) -> None:
+    plane, store = place.plane, place.home / "control" / "content"
+    playbook = Path(plane.environment["BAZARUTO_CONTENT_DIRECTORY"]) / "playbooks" / "say.yml"
+    digests = []
+    for _ in range(3):
+        playbook.write_text(playbook.read_text() + "\n# another\n")
+        digests.append(plane.finished(plane.launch("say")["id"])["content_digest"][:16])
+    place.sql("DELETE FROM runs WHERE left(content_digest, 16) = %s", digests[0])
+    lock = os.open(place.home / "control" / "content.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_SH)  # as whoever accepts a launch holds it
+    foretold = place.program(check=True)
+    busy = place.started(code=IMPATIENT)
+    os.close(lock)
+    assert json.loads(busy.stdout)["left_to_the_next_time"] == ["snapshots"]
+    assert (store / digests[0]).is_dir()
+    assert place.program()["snapshots_removed"] == foretold["snapshots_removed"] >= 1
+    assert not (store / digests[0]).exists()
+    assert all((store / digest).is_dir() for digest in digests[1:])
+    assert plane.finished(plane.launch("say")["id"])["status"] == "succeeded"
+
+
+def test_whoever_reads_or_retries_what_is_being_removed_gets_an_answer(place: Place) -> None:
+    runs = [place.past(100 + n, status="failed", events=200) for n in range(20)]
+    stop = threading.Event()
+
+    def read() -> set[int]:
+        seen, http = set(), place.plane.http
+        while not stop.is_set():
+            for run in runs:
+                for part in ("", "/events?limit=100", "/stdout"):
+                    seen.add(http.get(f"/api/v1/runs/{run}{part}").status_code)
+        return seen
+
+    with concurrent.futures.ThreadPoolExecutor(2) as others:
+        reading = others.submit(read)
+        going = others.submit(place.program, keep_newest=0, other_days=90)
+        retried = {}
+        for run in runs:
+            answer = place.plane.http.post(f"/api/v1/runs/{run}/retry", json={})
+            assert answer.status_code in (202, 404), answer.text
+            if answer.status_code == 202:
+                retried[run] = answer.json()["id"]
+        going.result(60)
+        stop.set()
+        assert reading.result(30) <= {200, 404}
+    assert set(runs) & place.there() == set(retried), "what was retried in time stays, all others are gone"
+    for run in retried.values():
+        assert place.plane.finished(run)["retry_of"] in retried

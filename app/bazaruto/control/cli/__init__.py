@@ -7,11 +7,11 @@ import sys
 import typer
 
 from bazaruto import config
-from bazaruto.control.cli import access, approvals, audit, launch, local, operations, runs, server
+from bazaruto.control.cli import access, approvals, audit, launch, local, operations, retention, runs, server
 from bazaruto.control.client_errors import RefusedError, UnreachableError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Operate Bazaruto.")
-for commands in (local, operations, launch, runs, approvals, access, audit, server):
+for commands in (local, operations, launch, runs, approvals, access, audit, retention, server):
     commands.register(app)
 
 

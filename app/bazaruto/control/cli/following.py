@@ -6,8 +6,8 @@ import contextlib
 import signal
 import sys
 import termios
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import typer
 
@@ -15,6 +15,8 @@ from bazaruto.control.cli.printing import Output, print_json
 from bazaruto.control.client_errors import RefusedError, UnreachableError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from bazaruto.control.client import Client, Step
     from bazaruto.control.render import Progress
 
@@ -30,12 +32,17 @@ UNKNOWN = 4
 NO_EVENTS = 2**31 - 1  # after the last that there can be
 
 
+Told: TypeAlias = "Callable[[Console, Mapping[str, Any]], None]"  # says how a run ended, and what it returned
+
+
 class Detached(BaseException):
     """The watching is to end, the run is not."""
 
 
-def follow(client: Client, launched: dict[str, Any], output: Output) -> dict[str, Any]:
-    """Show a run until it has ended; the run then. Leaves with UNKNOWN when its end was not seen."""
+def follow(client: Client, launched: dict[str, Any], output: Output, told: Told | None = None) -> dict[str, Any]:
+    """Show a run until it has ended, and its end, in the operation's own way when it has one; the run then. Leaves with
+    UNKNOWN when its end was not seen.
+    """
     from bazaruto.control import render
 
     screen = render.console(stderr=output is Output.JSON)
@@ -45,7 +52,7 @@ def follow(client: Client, launched: dict[str, Any], output: Output) -> dict[str
     if output is Output.JSON:
         print_json(ended)
     else:
-        render.end_of_run(screen, ended)
+        (told or render.end_of_run)(screen, ended)
     return ended
 
 

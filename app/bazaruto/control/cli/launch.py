@@ -67,7 +67,6 @@ def run(  # noqa: PLR0913, PLR0917 - its options are the contract's
     """Launch an operation, follow it, and exit with its truth: 0 succeeded, 1 failed, 2 refused or rejected,
     3 canceled or timed out, 4 interrupted or unknown.
     """
-    given = parameters.given(parameter or [])
     request: dict[str, Any] = {
         "operation": operation,
         "environment": environment,
@@ -77,6 +76,20 @@ def run(  # noqa: PLR0913, PLR0917 - its options are the contract's
         "reason": reason,
         "confirm": confirm,
     }
+    carry_out(request, parameter or [], idempotency_key, output, detach=detach)
+
+
+def carry_out(  # noqa: PLR0913 - what every launch has
+    request: dict[str, Any],
+    parameter: list[str],
+    idempotency_key: str | None,
+    output: Output,
+    *,
+    detach: bool,
+    told: following.Told | None = None,
+) -> None:
+    """Launch what is asked for with these -p, follow it, tell its end in this way, and leave with its exit code."""
+    given, operation = parameters.given(parameter), request["operation"]
     try:
         client = asking.client()
         request["parameters"] = parameters.typed(given, _rules(client, operation) if given else {})
@@ -85,7 +98,7 @@ def run(  # noqa: PLR0913, PLR0917 - its options are the contract's
         if error.heard:
             raise
         raise UnreachableError(f"{error}{by_hand.of_launch(request, given)}") from error
-    _show(client, launched, output, detach=detach)
+    _show(client, launched, output, detach=detach, told=told)
 
 
 def retry(  # noqa: PLR0913, PLR0917 - those of `run` that can differ
@@ -149,10 +162,17 @@ def _launched(launch: Callable[[str], dict[str, Any]], key: str | None) -> dict[
         raise UnreachableError(unknown, heard=True) from None
 
 
-def _show(client: Client, launched: dict[str, Any], output: Output, *, detach: bool) -> None:
+def _show(
+    client: Client,
+    launched: dict[str, Any],
+    output: Output,
+    *,
+    detach: bool,
+    told: following.Told | None = None,
+) -> None:
     """The run to its end, or how to follow it; leaves with its exit code."""
     if not detach:
-        ended = following.follow(client, launched, output)
+        ended = following.follow(client, launched, output, told)
         raise typer.Exit(following.EXIT_CODES.get(ended["status"], following.UNKNOWN))
     if output is Output.JSON:
         print_json(launched)
