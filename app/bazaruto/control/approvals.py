@@ -138,7 +138,7 @@ def _take_up(connection: Connection[Any], row: Mapping[str, Any], expire_seconds
 def _offer(connection: Connection[Any], row: Mapping[str, Any], expire_seconds: float) -> None:
     """The plan is there: somebody has to look at it."""
     changes = _predicted(connection, row["plan_run"], row["id"])
-    plan = plans.summary(changes, row["content_digest"], row["now"])
+    plan = plans.summary(changes, row["id"], row["content_digest"], row["now"])
     reason = f"waiting for an approver other than {row['requested_by']}: `bazaruto approve {row['id']}`"
     values = {"id": row["id"], "plan": Json(plan.model_dump(mode="json")), "seconds": expire_seconds, "reason": reason}
     connection.execute(SQL.planned, values)
@@ -148,13 +148,14 @@ def _offer(connection: Connection[Any], row: Mapping[str, Any], expire_seconds: 
 def _compare(connection: Connection[Any], row: Mapping[str, Any]) -> None:
     """Let the approved run start, unless it would change something else by now."""
     now = _predicted(connection, row["confirming_run"], row["id"])
-    if plans.digest(now) == row["plan"]["digest"]:
+    if plans.digest(now, row["id"]) == row["plan"]["digest"]:
         connection.execute(SQL.grant, {"id": row["id"]})
         reason = f"approved by {row['approved_by']}; run {row['confirming_run']} says that it changes just that"
         runs.note(connection, row["id"], RunStatus.QUEUED, reason)
         return
     before = _predicted(connection, row["plan_run"], row["id"])
-    what = plans.difference(before, now) if plans.digest(before) == row["plan"]["digest"] else "not what was approved"
+    known = plans.digest(before, row["id"]) == row["plan"]["digest"]
+    what = plans.difference(before, now) if known else "its first plan is no longer on record"
     void(connection, row["id"], f"it would change something else than {row['approved_by']} approved: {what}.")
 
 

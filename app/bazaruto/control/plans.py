@@ -15,6 +15,7 @@ from bazaruto.control.engine import steady
 
 KEPT_CHANGES = 200  # in a run's record; the plan run's events have all
 KEPT_CHARACTERS = 24 * 1024  # of their diffs together
+ANY_RUN = "RUN"  # in digests, where a run is named
 ITEM = re.compile(r"=> \(item=(.*)\)(?: => \{)?$")  # of a loop, at the end of what Ansible prints first
 
 
@@ -67,13 +68,15 @@ def predicted(events: Iterable[Mapping[str, Any]], plan_run: str, run: str) -> l
     return sorted(found, key=lambda change: change.host)
 
 
-def digest(changes: Sequence[PredictedChange]) -> str:
-    """What two plans have in common exactly when they predict the same."""
+def digest(changes: Sequence[PredictedChange], run: str) -> str:
+    """What two plans have in common exactly when they predict the same; whichever run is to do it."""
     told = json.dumps([change.model_dump() for change in changes], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(told.encode()).hexdigest()
+    return hashlib.sha256(_of_the_run(told, run, ANY_RUN).encode()).hexdigest()
 
 
-def summary(changes: Sequence[PredictedChange], content_digest: str | None, planned_at: datetime.datetime) -> Plan:
+def summary(
+    changes: Sequence[PredictedChange], run: str, content_digest: str | None, planned_at: datetime.datetime
+) -> Plan:
     """A plan for the record of its run, which holds the first changes only when there are very many."""
     kept, room = [], KEPT_CHARACTERS
     for change in changes[:KEPT_CHANGES]:
@@ -81,7 +84,7 @@ def summary(changes: Sequence[PredictedChange], content_digest: str | None, plan
         room -= len(diff or "")
         kept.append(change.model_copy(update={"diff": diff or None}))
     return Plan(
-        digest=digest(changes),
+        digest=digest(changes, run),
         content_digest=content_digest,
         planned_at=planned_at,
         count=len(changes),
