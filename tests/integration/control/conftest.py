@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -61,9 +62,18 @@ class ControlPlane:
         return (self.home / "control" / "admin.token").read_text(encoding="utf-8").strip()
 
     @property
+    def url(self) -> str:
+        return f"{'https' if self._ca_file else 'http'}://127.0.0.1:{self.port}"
+
+    @property
     def http(self) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.token}"}
-        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=30, trust_env=False)
+        trusted = ssl.create_default_context(cafile=self._ca_file)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30, trust_env=False, verify=trusted)
+
+    @property
+    def _ca_file(self) -> str | None:
+        return self.extra_environment.get("BAZARUTO_CONTROL_CA_FILE")
 
     def cli(self, *words: str | bytes, **changed: str) -> subprocess.CompletedProcess[str]:
         """`bazaruto WORDS…`, as a person would type it."""
@@ -83,7 +93,7 @@ class ControlPlane:
     def _answers(self) -> bool:
         assert self.processes["serve"].poll() is None, (self.home / "log" / "serve.out").read_text()
         try:
-            return httpx.get(f"http://127.0.0.1:{self.port}/readyz", trust_env=False).status_code == 200
+            return self.http.get("/readyz").status_code == 200
         except httpx.TransportError:
             return False
 
