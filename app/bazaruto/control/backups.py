@@ -7,12 +7,16 @@ import enum
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from psycopg import Connection
 from pydantic import BaseModel, Field
 
+from bazaruto.database import statements
+
+SQL = statements(__package__, "backups.sql")
 NAME = re.compile(r"bazaruto_\d{8}_\d{6}")
 
 
@@ -54,6 +58,19 @@ class Backup(BaseModel):
     rows: dict[str, int] | None = Field(description="Rows by table, counted in the dump's own snapshot")
     run: str | None = Field(description="The run that made it")
     files: list[str] | None = Field(description="What was packed beside a control backup: its keys and their company")
+
+    @property
+    def place(self) -> str:
+        """Where it stands in the list of all."""
+        return f"{self.name} {self.kind}"
+
+
+def made_in(connection: Connection[Any], found: Sequence[Backup], environments: Sequence[str]) -> list[Backup]:
+    """Those that a run in one of these environments made; where the run is not known, nobody knows that."""
+    runs = [backup.run for backup in found if backup.run]
+    rows = connection.execute(SQL.runs_within, {"ids": runs, "environments": list(environments)})
+    known = {row["id"] for row in rows}
+    return [backup for backup in found if backup.run in known]
 
 
 def page(directories: Mapping[Kind, Path], before: str | None, limit: int) -> tuple[list[Backup], str | None]:

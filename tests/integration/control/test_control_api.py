@@ -202,7 +202,7 @@ def test_an_operations_parameters_are_a_json_schema(control_plane: ControlPlane)
     names = {operation["name"] for operation in control_plane.http.get("/api/v1/operations").json()["items"]}
     assert {"say", "slow", "raze"} <= names
     environments = control_plane.http.get("/api/v1/environments").json()["items"]
-    assert {environment["name"] for environment in environments} == {"local", "mixed", "unreachable"}
+    assert {environment["name"] for environment in environments} >= {"local", "mixed", "unreachable"}
 
 
 def test_the_openapi_document_describes_every_route_and_every_answer(control_plane: ControlPlane) -> None:
@@ -229,13 +229,13 @@ def test_every_answer_is_what_the_openapi_document_says_of_it(control_plane: Con
     for path, methods in document["paths"].items():
         url = path.replace("{id}", run).replace("{name}", "say")
         calls = {"get": lambda url=url: control_plane.http.get(url)}
-        decided = "{id}" in path  # what succeeded is; and no token has a run's id
         body = NEW.get(path) or {"reason": "to see what it says"}
         calls["post"] = lambda url=url, body=body: control_plane.http.post(url, json=body)
         for method, operation in methods.items():
             answer = calls[method]()
             expected = operation["responses"][str(answer.status_code)]["content"]
-            assert answer.status_code in {404, 409} if method == "post" and decided else answer.is_success, answer.text
+            decided = method == "post" and path not in NEW  # a run that succeeded is; and no token has a run's id
+            assert answer.is_success or (decided and answer.status_code in {404, 409}), answer.text
             media = answer.headers["content-type"].partition(";")[0]
             assert media in expected, path
             if media == "application/json":
@@ -264,7 +264,7 @@ def test_health_readiness_and_metrics_answer_on_this_machine_without_a_token(con
     assert set(health["checks"]) == {"database"}
     control_plane.finished(control_plane.launch("say")["id"])  # so that a worker has come up
     detailed = httpx.get(f"{url}/healthz/detailed", trust_env=False).json()
-    assert set(detailed["checks"]) == {"database", "migrations", "workers", "disk"}
+    assert set(detailed["checks"]) >= {"database", "migrations", "workers", "disk"}
     assert detailed["status"] == "healthy", detailed
     metrics = httpx.get(f"{url}/metrics", trust_env=False).text
     counted = re.search(r'bazaruto_runs_total\{operation="say",status="succeeded"\} (\S+)', metrics)

@@ -58,8 +58,8 @@ class Api:
             **runs.Runs(self.settings, self.acceptance, self.audit, self.pool, self.jobs, self.streams).handlers(),
             **audit.AuditTrail(self.audit, self.pool, self.streams).handlers(),
             **approvals.Approvals(self.acceptance, self.audit, self.pool, self.jobs).handlers(),
-            **tokens.Tokens(self.pool, self.acceptance.content).handlers(),
-            **backups.Backups.of(self.settings).handlers(),
+            **tokens.Tokens(self.audit, self.pool, self.acceptance.content).handlers(),
+            **backups.Backups.of(self.settings, self.pool).handlers(),
         }
         guard = Guard(self.pool, self.settings.control_requests_per_second)
         refusals = Refusals(self.audit)

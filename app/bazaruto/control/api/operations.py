@@ -9,7 +9,9 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from bazaruto import web
-from bazaruto.control.api.guard import Handler
+from bazaruto.control import access
+from bazaruto.control.access import Role
+from bazaruto.control.api.guard import Handler, identity
 from bazaruto.control.api.openapi import Endpoint
 from bazaruto.control.catalog import Catalogue, Operation
 from bazaruto.control.content import Content
@@ -63,12 +65,15 @@ class Operations:
         }
 
     def list_operations(self) -> dict[str, Any]:
-        return web.page([_summary(each) for each in self._catalogue().operations.values()], None)
+        allowed = identity().operations
+        known = self._catalogue().operations.values()
+        return web.page([_summary(each) for each in known if not allowed or each.name in allowed], None)
 
     def show_operation(self, name: str) -> OperationDetails:
         operation = self._catalogue().operations.get(name)
         if operation is None:
             raise Problem(404, detail="There is no such operation.")
+        access.require(identity(), Role.VIEWER, operation=name)
         return OperationDetails(
             **_summary(operation).model_dump(),
             playbook=operation.playbook,
@@ -78,9 +83,11 @@ class Operations:
         )
 
     def list_environments(self) -> dict[str, Any]:
-        catalogue = self._catalogue()
+        catalogue, allowed = self._catalogue(), identity().environments
         found = [
-            EnvironmentAnswer(name=name, protected=name in catalogue.protected) for name in catalogue.environments()
+            EnvironmentAnswer(name=name, protected=name in catalogue.protected)
+            for name in catalogue.environments()
+            if not allowed or name in allowed
         ]
         return web.page(found, None)
 

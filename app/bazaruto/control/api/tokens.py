@@ -13,9 +13,11 @@ from pydantic import BaseModel, Field
 from bazaruto import web
 from bazaruto.control import tokens
 from bazaruto.control.access import Role
+from bazaruto.control.api.audited import actor, concerns
 from bazaruto.control.api.guard import Handler, identity
 from bazaruto.control.api.lists import ListQuery
 from bazaruto.control.api.openapi import Endpoint
+from bazaruto.control.audit import Audit
 from bazaruto.control.content import Content
 from bazaruto.database import Pool
 from bazaruto.problems import FieldError, Problem
@@ -49,6 +51,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
 class Tokens:
     """The handlers and what they need."""
 
+    audit: Audit
     pool: Pool
     content: Content
 
@@ -74,12 +77,14 @@ class Tokens:
 
     def create(self) -> tokens.NewToken:
         wanted = web.json_body(tokens.TokenRequest)
+        concerns(target=wanted.name)
         catalogue = self.content.current().catalogue
+        there_are = catalogue.environments(), list(catalogue.operations)
+        asked = wanted.model_dump(mode="json", exclude_none=True)
         try:
-            with self.pool.connection() as connection:
-                made = tokens.create(
-                    connection, wanted, identity(), catalogue.environments(), list(catalogue.operations)
-                )
+            with self.audit.change(actor(), "token.create", parameters=asked) as change:
+                made = tokens.create(change.connection, wanted, identity(), *there_are)
+                change.target = made.id
         except tokens.WrongToken as error:
             errors = [FieldError(*each) for each in error.errors]
             raise Problem(422, "Wrong input", "No token was made.", errors=errors) from error
@@ -89,8 +94,10 @@ class Tokens:
     def revoke(self, id: str) -> tokens.Token:
         wanted = web.json_body(tokens.RevokeRequest)
         try:
-            with self.pool.connection() as connection:
-                return tokens.revoke(connection, id, identity(), wanted.reason)
+            with self.audit.change(actor(), "token.revoke", target=id) as change:
+                revoked = tokens.revoke(change.connection, id, identity(), wanted.reason)
+                change.parameters = {"name": revoked.name, "reason": wanted.reason}
+                return revoked
         except tokens.NoSuchToken as error:
             raise Problem(404, detail=str(error)) from error
         except tokens.TokenClash as error:
