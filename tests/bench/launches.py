@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAUNCHES, LOOKS, ASKED = 300, 300, 60
 FEW, MANY = 1000, 100_000  # stored runs
 RUNS = "/api/v1/runs"
+BAZARUTO = str(Path(sys.executable).parent / "bazaruto")
 LISTS: dict[str, dict[str, str | int]] = {  # what is rare was long ago, so that an index must find it
     "newest": {"limit": 50},
     "of an operation": {"operation": "restore", "limit": 5},
@@ -72,8 +73,8 @@ def measure(pairs: int) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="bazaruto-bench-") as name, contextlib.ExitStack() as stack:
         directory = Path(name)
         directory.chmod(0o711)
-        cluster = stack.enter_context(_cluster(directory))
-        few, many = (stack.enter_context(_plane(directory / each, cluster, each)) for each in ("few", "many"))
+        cluster = stack.enter_context(cluster_of(directory))
+        few, many = (stack.enter_context(plane_of(directory / each, cluster, each)) for each in ("few", "many"))
         return [_accepted(few), _looked(directory / "content"), *_lists(pairs, few, many)]
 
 
@@ -123,7 +124,7 @@ def _percentiles(call: Callable[[], object], times: int) -> tuple[float, float]:
 
 
 @contextlib.contextmanager
-def _cluster(directory: Path) -> Iterator[embedded.Cluster]:
+def cluster_of(directory: Path) -> Iterator[embedded.Cluster]:
     cluster = embedded.Cluster(
         directory=directory / "postgresql",
         socket_directory=directory / "socket",
@@ -141,7 +142,10 @@ def _cluster(directory: Path) -> Iterator[embedded.Cluster]:
 
 
 @contextlib.contextmanager
-def _plane(home: Path, cluster: embedded.Cluster, database: str) -> Iterator[Plane]:
+def plane_of(
+    home: Path, cluster: embedded.Cluster, database: str, program: Sequence[str] = (BAZARUTO, "serve")
+) -> Iterator[Plane]:
+    """An API on a database of its own, as long as this lasts."""
     (home / "log").mkdir(parents=True)
     with psycopg.connect(cluster.url(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {database}".encode())
@@ -158,10 +162,9 @@ def _plane(home: Path, cluster: embedded.Cluster, database: str) -> Iterator[Pla
         "BAZARUTO_CONTENT_DIRECTORY": str(ROOT),
         "BAZARUTO_SERVER_DRAIN_DELAY": "0s",
     }
-    bazaruto = str(Path(sys.executable).parent / "bazaruto")
-    subprocess.run([bazaruto, "migrate"], env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([BAZARUTO, "migrate"], env=environment, check=True, stdout=subprocess.DEVNULL)
     with (home / "log" / "serve.out").open("wb") as log:
-        process = subprocess.Popen([bazaruto, "serve"], env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(program, env=environment, stdout=log, stderr=log)
     try:
         _wait_until_ready(plane)
         yield plane

@@ -1,5 +1,5 @@
--- name: lock_head, the end of the chain: one writer at a time
-SELECT seq, mac FROM audit_head FOR UPDATE;
+-- name: lock_head, the end of the chain: one writer at a time, and none that is frozen for longer than 10 s
+SELECT seq, mac, set_config('idle_in_transaction_session_timeout', '10s', true) FROM audit_head FOR UPDATE;
 
 -- name: end_of_chain, without a lock
 SELECT seq FROM audit_head;

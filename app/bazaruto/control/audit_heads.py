@@ -152,7 +152,7 @@ class Heads:
         self._torn = bool(rest)
         self._read_to += len(content) - len(rest)
         for word in whole.split(b"\n"):
-            if line := parsed(word):
+            if word and (line := parsed(word)):
                 self._remember(line)
 
     def _remember(self, line: Line) -> None:

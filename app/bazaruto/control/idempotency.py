@@ -57,6 +57,11 @@ class Launch:
         if row is None:
             return None
         if not hmac.compare_digest(bytes(row["fingerprint"]), self.fingerprint):
+            if row["of_another_key"]:
+                raise WrongKey(
+                    f"was used before sealing.key was replaced, for run {row['run']}: whether this is the same launch "
+                    "cannot be told any more; look at that run, then take another key"
+                )
             raise WrongKey("was used for another launch before: the same key means the same launch")
         run: str = row["run"]
         return run

@@ -3,8 +3,12 @@ INSERT INTO idempotency_keys (requested_by, key, fingerprint, run)
 VALUES (%(requested_by)s, %(key)s, %(fingerprint)s, %(run)s)
 ON CONFLICT DO NOTHING RETURNING key;
 
--- name: launch_of_key
-SELECT fingerprint, run FROM idempotency_keys WHERE requested_by = %(requested_by)s AND key = %(key)s;
+-- name: launch_of_key, and whether the key its fingerprint was made with was replaced since
+SELECT i.fingerprint, i.run, EXISTS (
+    SELECT FROM keys k
+    WHERE k.name = 'sealing.key' AND k.since > i.created_at
+      AND EXISTS (SELECT FROM keys b WHERE b.name = k.name AND b.position < k.position)) AS of_another_key
+FROM idempotency_keys i WHERE i.requested_by = %(requested_by)s AND i.key = %(key)s;
 
 -- name: forget_old_keys, some at a time; those that another transaction forgets just now are left to it
 DELETE FROM idempotency_keys WHERE (requested_by, key) IN (
