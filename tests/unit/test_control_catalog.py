@@ -194,3 +194,27 @@ def test_only_inventories_with_sane_names_are_environments(tmp_path: Path) -> No
         (tmp_path / "inventories" / name / "hosts.yml").touch()
     (tmp_path / "inventories" / "empty").mkdir()
     assert catalogue.environments() == ["local", "prod-1"]
+
+
+def test_an_environment_is_protected_and_an_operation_approved_where_the_catalogue_says_so(tmp_path: Path) -> None:
+    directory = content(tmp_path, approval=True)
+    environments(directory, production={"protected": True}, local={})
+    for name in ("production", "local"):
+        (directory / "inventories" / name).mkdir(parents=True)
+        (directory / "inventories" / name / "hosts.yml").touch()
+    catalogue = catalog.load(directory)
+    assert catalogue.protected == {"production"}
+    assert catalogue.operations["job"].approval
+
+
+def test_an_environment_without_an_inventory_is_named(tmp_path: Path) -> None:
+    directory = content(tmp_path)
+    environments(directory, prodution={"protected": True})
+    with pytest.raises(catalog.CatalogueError, match=r"environments\.prodution: there is no inventories/prodution"):
+        catalog.load(directory)
+
+
+def environments(directory: Path, **entries: Any) -> None:
+    """Add environments to the catalogue."""
+    path = directory / "playbooks" / "operations.yml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "environments": entries}))

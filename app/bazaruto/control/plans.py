@@ -15,6 +15,7 @@ from bazaruto.control.engine import steady
 
 KEPT_CHANGES = 200  # in a run's record; the plan run's events have all
 KEPT_CHARACTERS = 24 * 1024  # of their diffs together
+SHOWN_ITEM = 100  # characters of an item that a sentence repeats
 ANY_RUN = "RUN"  # in digests, where a run is named
 ITEM = re.compile(r"=> \(item=(.*)\)(?: => \{)?$")  # of a loop, at the end of what Ansible prints first
 
@@ -30,7 +31,7 @@ class PredictedChange(BaseModel):
     @property
     def where(self) -> str:
         """For a sentence."""
-        item = f" ({self.item})" if self.item else ""
+        item = f" ({self.item[:SHOWN_ITEM]})" if self.item else ""
         return f'task "{self.task}"{item} on {self.host}'
 
 

@@ -161,7 +161,8 @@ def about(run: Mapping[str, Any]) -> dict[str, Any]:
     if run["revision"]:
         told["revision"] = run["revision"] + (", with changes that are not committed" if run["dirty"] else "")
     told["canceled"] = _decision(run, "cancel_requested", "cancel")
-    told["approved"] = _decision(run, "approved", "approve")
+    if run.get("approval"):
+        told["approved"] = _decision(run, "approved", "approve")
     if run["left_running"]:
         told["left_running"] = ", ".join(run["left_running"]) + ": may still be at work for it"
         told["waived"] = _decision(run, "waived", "waive")
