@@ -156,6 +156,32 @@ def endpoints_page() -> str:
     return "\n".join(page) + "\n"
 
 
+def access_page() -> str:
+    """Who may what, from the very list of endpoints and the catalogue that decide it."""
+    from bazaruto.control import catalog
+    from bazaruto.control.access import Role
+    from bazaruto.control.api import ENDPOINTS
+
+    roles = list(Role)
+    head = ["| " + " | ".join(["", *roles]) + " |", "| --- |" + " --- |" * len(roles)]
+
+    def may(lowest: Role) -> str:
+        return " | ".join("yes" if role.includes(lowest) else "" for role in roles)
+
+    page = ["# What each role may do", ""]
+    page += ["Within the environments and operations a token is limited to; see [access.md](../access.md).", ""]
+    page += ["## Ask", "", *head]
+    for endpoint in ENDPOINTS:
+        if not endpoint.public and not endpoint.launches:
+            page.append(f"| {endpoint.summary}: `{endpoint.method} {endpoint.path}` | {may(endpoint.role)} |")
+    public = ", ".join(f"`{endpoint.path}`" for endpoint in ENDPOINTS if endpoint.public)
+    launches = " and ".join(f"`{endpoint.method} {endpoint.path}`" for endpoint in ENDPOINTS if endpoint.launches)
+    page += ["", f"{public} need no token.", "", "## Launch", "", f"By {launches}.", "", *head]
+    for operation in catalog.load(ROOT).operations.values():
+        page.append(f"| {operation.summary}: `{operation.name}` | {may(operation.launch)} |")
+    return "\n".join(page) + "\n"
+
+
 def _service_routes() -> Iterator[tuple[str, str]]:
     """Path and method of each route of the assembled service; no server is needed to assemble it."""
     from bazaruto.config import Settings
@@ -193,6 +219,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "operations.md": operations_page,
     "commands.md": commands_page,
     "endpoints.md": endpoints_page,
+    "access.md": access_page,
     "roles.md": roles_page,
 }
 

@@ -101,6 +101,7 @@ def platform_in(home: Path) -> Platform:
             **kept,
             "PATH": f"{BIN}{os.pathsep}{kept.get('PATH', os.defpath)}",
             "BAZARUTO_HOME": str(home),
+            "XDG_CONFIG_HOME": str(home.parent / "configuration"),  # whoever runs the tests may be logged in elsewhere
             "BAZARUTO_SERVICE_PORT": str(free_port()),
             "BAZARUTO_CONTROL_PORT": str(free_port()),
         },

@@ -159,6 +159,7 @@ def plane_of(
         "BAZARUTO_HOME": str(home),
         "BAZARUTO_CONTROL_DATABASE_URL": plane.database_url,
         "BAZARUTO_CONTROL_PORT": str(port),
+        "BAZARUTO_CONTROL_REQUESTS_PER_SECOND": "0",  # it is to be measured, not held back
         "BAZARUTO_CONTENT_DIRECTORY": str(ROOT),
         "BAZARUTO_SERVER_DRAIN_DELAY": "0s",
     }

@@ -96,6 +96,7 @@ def measure(environment: dict[str, str], database_url: str, port: int, pairs: in
             "BAZARUTO_HOME": str(home),
             "BAZARUTO_CONTROL_DATABASE_URL": database_url,
             "BAZARUTO_CONTROL_PORT": str(port),
+            "BAZARUTO_CONTROL_REQUESTS_PER_SECOND": "0",  # it is to be measured, not held back
             "BAZARUTO_CONTENT_DIRECTORY": str(content),
             "ANSIBLE_CONFIG": str(content / "ansible.cfg"),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 from typing import Any
@@ -49,8 +50,9 @@ def ensure(installation: Installation, env: dict[str, str], say: Say, *, quiet: 
 
 
 def _run(env: dict[str, str], quiet: bool, operation: str, *words: str) -> None:
+    here = {**env, "XDG_CONFIG_HOME": os.devnull}  # this installation, also for who is logged in to another
     argv = [str(bin_directory() / "bazaruto"), "run", operation, *words, "--reason", "bazaruto up"]
-    code = subprocess.run(argv, env=env, stdout=sys.stderr if quiet else None, check=False).returncode
+    code = subprocess.run(argv, env=here, stdout=sys.stderr if quiet else None, check=False).returncode
     if code:
         raise StepError(
             f"`bazaruto run {operation}` ended with {code}: `bazaruto runs` names it, `bazaruto logs RUN` shows why; "
