@@ -96,6 +96,15 @@ def down(settings: Settings, step: Step, say: Say) -> list[str]:
     return stopped
 
 
+def stop_control(settings: Settings, step: Step, say: Say) -> list[str]:
+    """End the control plane's API and worker, and nothing else: runs at work go on. Returns what ran."""
+    home = Home(settings.home)
+    if not home.part("run").is_dir():
+        return []
+    with only_one(home, say), step("Stop the control plane"):
+        return local_daemons.stop_control(home)
+
+
 def clean(settings: Settings, step: Step, say: Say) -> None:
     """End everything and remove the home with all its data."""
     home = Home(settings.home)

@@ -167,6 +167,13 @@ def stop(home: Home, report: Callable[[str], None]) -> list[str]:
     return stopped
 
 
+def stop_control(home: Home) -> list[str]:
+    """End the control plane's API and worker; returns the names of those that ran."""
+    with ThreadPoolExecutor() as pool:
+        ended = list(pool.map(lambda name: _stop_one(home, name), ("control", "control-worker")))
+    return [name for name in ended if name]
+
+
 def runs_at_work(home: Home) -> dict[ProcessIdentity, str]:
     """Every process of a run of this home, with the run's id; the caller's own company is not one."""
     found = {}

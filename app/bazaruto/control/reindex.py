@@ -59,14 +59,13 @@ def _enter(connection: psycopg.Connection[Any], directory: rundir.RunDirectory, 
             return _enter_anew(connection, directory, node)
         if not runs.RunStatus(row["status"]).terminal or not directory.events_file.exists():
             return None
-        added = _fill(connection, directory, row["day"])
+        added = fill(connection, directory, row["day"])
         return f"{added} events added" if added else None
 
 
 def _enter_anew(connection: psycopg.Connection[Any], directory: rundir.RunDirectory, node: str) -> str:
     record = directory.spec().record
-    living = rundir.is_locked(directory.supervisor_lock)
-    outcome = None if living else directory.outcome() or _outcome_of_the_dead(directory)
+    outcome = outcome_of(directory)
     with connection.transaction():
         connection.execute(runs.SQL.enter_run, _row(record, node, outcome))
         for change in record["changes"]:
@@ -74,10 +73,16 @@ def _enter_anew(connection: psycopg.Connection[Any], directory: rundir.RunDirect
         if outcome is None:
             return "entered as running; a worker follows it"
         runs.note(connection, record["id"], runs.RunStatus(outcome.status), outcome.error or "the playbook ended")
-        added = _fill(connection, directory, record["day"])
+        added = fill(connection, directory, record["day"])
         if outcome.events and not directory.events_file.exists():
             connection.execute(retention_evidence.SQL.mark_without_events, {"ids": [record["id"]]})
     return f"entered as {outcome.status}, with {added} events"
+
+
+def outcome_of(directory: rundir.RunDirectory) -> rundir.Outcome | None:
+    """How a run ended, also one whose processes died; None while it lives."""
+    living = rundir.is_locked(directory.supervisor_lock)
+    return None if living else directory.outcome() or _outcome_of_the_dead(directory)
 
 
 def _outcome_of_the_dead(directory: rundir.RunDirectory) -> rundir.Outcome:
@@ -115,7 +120,7 @@ def _finished_at(record: dict[str, Any], outcome: rundir.Outcome) -> datetime.da
     return max(started_at, datetime.datetime.fromisoformat(outcome.finished_at))
 
 
-def _fill(connection: psycopg.Connection[Any], directory: rundir.RunDirectory, day: Any) -> int:
+def fill(connection: psycopg.Connection[Any], directory: rundir.RunDirectory, day: Any) -> int:
     """Copy the events that PostgreSQL lacks; how many those were."""
     run, added = directory.path.name, 0
     reader = journal.JournalReader(directory.events_file, events.resume(connection, day, run))

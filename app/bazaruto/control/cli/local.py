@@ -62,6 +62,7 @@ def down(
     output: OutputOption = Output.TABLE,
     remove_data: Annotated[bool, typer.Option("--remove-data", help="Also remove every file, backups too.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before removing data.")] = False,
+    control: Annotated[bool, typer.Option("--control", help="Only the control plane; runs at work go on.")] = False,
 ) -> None:
     """Stop everything that `up` started, and wait until it is gone. Data stays."""
     from bazaruto.control import local, render
@@ -69,13 +70,16 @@ def down(
     console = render.console(stderr=output is Output.JSON)
     with _refusals():
         settings = config.load(local=False)
+        if control and remove_data:
+            raise typer.BadParameter("--control ends processes only: it does not go with --remove-data.")
         if remove_data and not yes and not _confirmed(console, settings):
             raise typer.Exit(2)
         if remove_data:
             local.clean(settings, _step(console), console.print)
             stopped = []
         else:
-            stopped = local.down(settings, _step(console), console.print)
+            stop = local.stop_control if control else local.down
+            stopped = stop(settings, _step(console), console.print)
         if output is Output.JSON:
             print_json({"home": str(settings.home), "stopped": stopped})
         elif remove_data:

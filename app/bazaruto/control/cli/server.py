@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Annotated
 
 import typer
 
@@ -42,14 +44,25 @@ def migrate() -> None:
             typer.echo(name)
 
 
-def reindex(output: OutputOption = Output.TABLE) -> None:
+def reindex(
+    after_restore: Annotated[
+        str | None, typer.Option(metavar="BACKUP", help="Also end what waited in this backup, and mend the audit.")
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
     """Enter runs and events that the control database lost, from this node's run directories; a line for each."""
+    from bazaruto.control import rebuild
     from bazaruto.control import reindex as entering
 
     with refusals():
-        lines = entering.reindex(settings())
+        counts: dict[str, int] = {}
+        if after_restore is None:
+            lines: Iterable[str] = entering.reindex(settings())
+        else:
+            rebuilt = rebuild.after_restore(settings(), after_restore)
+            lines, counts = rebuilt.lines, dataclasses.asdict(rebuilt.now)
         if output is Output.JSON:
-            print_json({"items": list(lines), "next": None})
+            print_json({"items": list(lines), "next": None, **counts})
             return
         for line in lines:
             typer.echo(line)
