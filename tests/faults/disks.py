@@ -64,7 +64,7 @@ def in_the_middle(rig: Rig, count: int) -> list[Case]:
 
 @fault("disk full while much is said", batch=4, missing=missing)
 def while_speaking(rig: Rig, count: int) -> list[Case]:
-    """The playbook may fail of it, since ansible-runner's events are files there; its record says what is missing."""
+    """The playbook may fail of it, since its tasks are put together there; its record says what is missing."""
     cases = rig.in_task(count, "chatter", items=300)
     with full(rig):
         rig.provably_running(cases)
@@ -79,14 +79,20 @@ def while_speaking(rig: Rig, count: int) -> list[Case]:
 
 @fault("disk full until after the end", batch=4, missing=missing)
 def until_after_the_end(rig: Rig, count: int) -> list[Case]:
-    """The playbook fails at its next word, since ansible-runner's events are files there; the outcome has a reserve."""
+    """The outcome has a reserve. The playbook fails when its next task has to be put together there; where that and the
+    last events still fit into pages that are not full, it succeeds, and nothing of it may be missing.
+    """
     cases = rig.in_task(count)
     with full(rig):
         rig.provably_running(cases)
         release(cases)
         for case in cases:
-            case.must_be("failed", end=False, says=NO_SPACE, within=20)
+            case.must_be("failed", "succeeded", within=20)
         rig.settle(cases)
+    for case in cases:
+        record = case.record or {}
+        if record.get("status") == "failed" and NO_SPACE not in (record["error"] or ""):
+            case.lies.append("does not say that the disk was full")
     return cases
 
 

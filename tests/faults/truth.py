@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from bazaruto import processes
+from bazaruto.control.engine.play import volatile_directory
 from tests.integration.control.conftest import TERMINAL
 
 from .rig import Case, Rig
@@ -144,7 +144,7 @@ def _of_directory(rig: Rig, case: Case, record: dict[str, Any]) -> list[str]:
     directory = rig.plane.directory(case.run)
     if not directory.exists():
         return []
-    gone = [directory / "private", Path("/tmp") / f"bazaruto-{case.run}"]
+    gone = [directory / "private", volatile_directory(case.run)]
     lies = [f"{path} is still there" for path in gone if path.exists()]
     outcome = directory / "outcome.json"
     if outcome.exists():

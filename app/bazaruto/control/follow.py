@@ -19,6 +19,7 @@ from psycopg_pool import ConnectionPool
 from bazaruto import logs, processes
 from bazaruto.control import events, runs
 from bazaruto.control.engine import ending, journal, remote, rundir, sweep
+from bazaruto.control.engine.play import end_masters
 from bazaruto.database import Connection
 
 log = logs.get(__name__)
@@ -74,6 +75,7 @@ class Follower:
         if rundir.is_locked(self._directory.supervisor_lock):
             return False
         ending.end_all(lambda: sweep.remains(self._directory))
+        end_masters(self.run)
         self._directory.remove_secrets()
         now = journal.utc()
         error = f"Its record cannot be read: {reason}. Check the hosts before it is launched again."

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from bazaruto import processes
+from bazaruto.control.engine.play import volatile_directory
 
 from .conftest import ControlPlane
 from .secret_search import Found, SecretSearch
@@ -59,7 +60,7 @@ class Node:
         return [
             *SEARCH.tree(self.base, but=[self.base / "vault-password"]),
             *SEARCH.tree(*self.left_outside()),
-            *SEARCH.tree(Path(f"/tmp/bazaruto-{run}")),
+            *SEARCH.tree(volatile_directory(run)),
             *SEARCH.processes(),
             *SEARCH.database(self.plane.database_url),
             *SEARCH.answers(self.plane.http, {"id": run, "name": "spill"}),

@@ -23,8 +23,8 @@ MASTER_SECONDS = 2.0  # how long an SSH master may take to end
 SETTINGS = {"suppress_output_file": True, "suppress_ansible_output": True, "pexpect_timeout": 1}
 
 
-class SocketDirectoryTakenError(Exception):
-    """The directory for this run's SSH sockets is somebody else's."""
+class DirectoryTakenError(Exception):
+    """The directory for what must not outlive this run is somebody else's."""
 
 
 def play(directory: rundir.RunDirectory, spec: rundir.Spec, recorder: Recorder) -> tuple[int | None, str | None]:
@@ -39,6 +39,7 @@ def play(directory: rundir.RunDirectory, spec: rundir.Spec, recorder: Recorder) 
             runner = ansible_runner.run(
                 private_data_dir=str(directory.private),
                 ident="run",
+                artifact_dir=str(volatile_directory(spec.run) / "artifacts"),
                 project_dir=spec.content_directory,
                 playbook=spec.playbook,
                 inventory=spec.inventory,
@@ -56,18 +57,18 @@ def play(directory: rundir.RunDirectory, spec: rundir.Spec, recorder: Recorder) 
 
 def environment(directory: rundir.RunDirectory, spec: rundir.Spec) -> dict[str, str]:
     """Ansible's variables for one run, with the directories they name made."""
-    sockets = socket_directory(spec.run)
+    volatile = volatile_directory(spec.run)
     try:
-        sockets.mkdir(mode=0o700)
+        volatile.mkdir(mode=0o700)
     except FileExistsError:
-        raise SocketDirectoryTakenError(f"{sockets} exists already: remove it") from None
+        raise DirectoryTakenError(f"{volatile} exists already: remove it") from None
     temporary = directory.private / "tmp"
     temporary.mkdir(mode=0o700)
     facts = directory.path.parents[1] / "facts" / spec.environment
     facts.mkdir(mode=0o700, parents=True, exist_ok=True)
     return {
         **ENVIRONMENT,
-        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(sockets),
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(volatile),
         "ANSIBLE_LOCAL_TEMP": str(temporary),
         remote.UNITS_VARIABLE: str(remote.units_file(directory)),
         "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(facts),
@@ -75,14 +76,20 @@ def environment(directory: rundir.RunDirectory, spec: rundir.Spec) -> dict[str, 
     }
 
 
-def socket_directory(run: str) -> Path:
-    """Where the run's SSH masters listen: short, since a socket's path holds 107 bytes, and known beforehand."""
-    return Path("/tmp") / f"bazaruto-{run}"  # noqa: S108 - one that exists already is refused
+def volatile_directory(run: str) -> Path:
+    """Where lies what must not outlive the run: its SSH sockets, and the events that Ansible hands to ansible-runner.
+
+    Short, since a socket's path holds 107 bytes, and known beforehand. In memory where that can be: Ansible waits for
+    ever when its callback plugin cannot write an event to a full disk.
+    """
+    memory = Path("/dev/shm")  # noqa: S108 - a directory that exists already is refused
+    place = memory if os.access(memory, os.W_OK | os.X_OK) else Path("/tmp")  # noqa: S108 - likewise
+    return place / f"bazaruto-{run}"
 
 
 def end_masters(run: str) -> None:
-    """End the run's SSH masters, which outlive the playbook, and remove their sockets."""
-    directory = socket_directory(run)
+    """End the run's SSH masters, which outlive the playbook, and remove their directory."""
+    directory = volatile_directory(run)
     if not directory.is_dir():
         return
     if any(directory.iterdir()):
