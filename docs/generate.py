@@ -71,6 +71,7 @@ def operations_page() -> str:
         page += [
             f"Effect `{operation.effect}`, launched by `{operation.launch}`, playbook `playbooks/{operation.playbook}`."
         ]
+        page += ["", "Each launch needs an [approval](../approval.md)."] if operation.approval else []
         page += [*_endings(operation)]
         schema = operation.json_schema()
         if not schema.get("properties"):
