@@ -61,6 +61,15 @@ def test_a_reader_gives_whole_lines_while_the_file_grows_and_resumes_after_a_num
     assert [seq for seq, _ in journal.JournalReader(path, after=2).read()] == [3]
 
 
+def test_a_line_that_cannot_be_read_is_never_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b'{"seq": 1}\n' + bytes(100) + b"\n")
+    reader = journal.JournalReader(path)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"."):
+            reader.read()
+
+
 def test_a_long_text_is_cut_and_the_event_says_how_long_it_was(tmp_path: Path) -> None:
     book = journal.Journal(tmp_path / "events", tmp_path / "output", Redactor([]))
     book.append({"type": "a", "stdout": "ü" * 100_000, "message": "short"})

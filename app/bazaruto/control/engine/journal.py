@@ -111,8 +111,8 @@ class JournalReader:
             block = file.read(limit_bytes)
             block += b"" if block.endswith(b"\n") else file.readline()
         end = block.rfind(b"\n") + 1
-        self._position += end
         pairs = [_numbered(line) for line in block[:end].splitlines()]
+        self._position += end  # only now: a line that cannot be read is not passed over the next time
         return [pair for pair in pairs if pair[0] > self._after]
 
 
