@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -211,10 +212,11 @@ def trusted(settings: Settings, url: str, token: str, timeout: float = 30.0) -> 
 
 def here(settings: Settings) -> str:
     """Where the settings say the control plane is; if they do not, where `bazaruto up` put it."""
-    said = {"control_host", "control_port", "control_url", "control_tls_certificate"}
-    if not settings.model_fields_set & said and settings.local_file.is_file():
+    said = settings.model_fields_set & {"control_host", "control_port", "control_url", "control_tls_certificate"}
+    if settings.local_file.is_file():
         recorded = json.loads(settings.local_file.read_text(encoding="utf-8")).get("control", {}).get("url")
-        if recorded:
+        same_port = recorded and urllib.parse.urlsplit(recorded).port == settings.control_port
+        if recorded and (not said or (said == {"control_port"} and same_port)):
             return str(recorded)
     return settings.control_address
 

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from bazaruto.control.client import Client, RefusedError, UnreachableError
@@ -69,6 +70,8 @@ def _backups(installation: Installation) -> list[dict[str, Any]]:
     """Every backup of the service that the control plane knows."""
     try:
         token = installation.home.admin_token.read_text(encoding="utf-8").strip()
-        return Client(installation.local["control"]["url"], token).items("/api/v1/backups", EVERY, kind="database")
+        control = installation.local["control"]
+        client = Client(control["url"], token, ca_file=Path(control.get("ca_file", "")))
+        return client.items("/api/v1/backups", EVERY, kind="database")
     except (OSError, UnreachableError, RefusedError) as error:
         raise StepError(f"The backups cannot be listed: {error} See `bazaruto status`.") from error

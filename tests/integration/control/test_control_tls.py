@@ -70,6 +70,23 @@ def test_up_and_status_see_whether_it_is_ready_by_its_certificate(plane: Control
         local_daemons.is_ready(Daemon("control", url=plane.url))
 
 
+def test_the_command_line_finds_what_up_recorded(plane: ControlPlane, authority: Authority, tmp_path: Path) -> None:
+    recorded = {"control": {"url": plane.url, "ca_file": str(authority.ca_file)}}
+    (tmp_path / "control").mkdir()
+    (tmp_path / "control" / "admin.token").write_text(plane.token, encoding="utf-8")
+    (tmp_path / "local.json").write_text(json.dumps(recorded), encoding="utf-8")
+    told = plane.extra_environment.keys()
+    environment = {name: value for name, value in plane.environment.items() if name not in told}
+    found = subprocess.run(
+        ["bazaruto", "runs"],
+        env={**environment, "BAZARUTO_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+
+
 def test_plain_http_is_refused_and_says_what_is_spoken(plane: ControlPlane) -> None:
     answer = httpx.get(f"http://127.0.0.1:{plane.port}/healthz", trust_env=False)
     assert answer.status_code == 400
