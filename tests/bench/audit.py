@@ -74,8 +74,10 @@ def _proof(plane: Plane) -> Figure:
     _fill(plane)
     with plane.http as http:
         started = time.perf_counter()
-        proof = http.get("/api/v1/audit/verification", timeout=300).json()
+        answer = http.get("/api/v1/audit/verification", timeout=300)
         proven = time.perf_counter() - started
+        assert answer.status_code == 200, answer.text
+        proof = answer.json()
         assert (proof["intact"], proof["heads_compared"]) == (True, ENTRIES), proof
         started = time.perf_counter()
         exported = http.get("/api/v1/audit/export", timeout=300).text.count("\n")

@@ -42,6 +42,10 @@ class Entry:
     previous: bytes
 
 
+CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+COLUMNS = tuple(field.name for field in dataclasses.fields(Entry))
+
+
 def mac(key: bytes, entry: Entry) -> bytes:
     """What proves the entry and its place."""
     values = {
@@ -49,14 +53,12 @@ def mac(key: bytes, entry: Entry) -> bytes:
         "at": entry.at.astimezone(datetime.UTC).isoformat(timespec="microseconds"),
         "previous": entry.previous.hex(),
     }
-    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hmac.digest(key, entry.previous + canonical.encode(), "sha256")
+    return hmac.digest(key, entry.previous + CANONICAL.encode(values).encode(), "sha256")
 
 
 def of_row(row: Mapping[str, Any]) -> Entry:
     """The entry of a row whose `parameters` are text."""
-    values = {field.name: row[field.name] for field in dataclasses.fields(Entry)}
-    return Entry(**{**values, "previous": bytes(row["previous"])})
+    return Entry(**{**{name: row[name] for name in COLUMNS}, "previous": bytes(row["previous"])})
 
 
 def text(value: str | None, longest: int = LONGEST_TEXT) -> str | None:

@@ -11,6 +11,7 @@ import datetime
 import gzip
 import json
 import os
+import re
 import socket
 import stat
 import threading
@@ -27,6 +28,8 @@ REMEMBERED = 512  # lines; the last entry of this node is among them
 REMEDY = "bazaruto audit accept-rotation --reason WHY"
 
 State = Literal["intent", "head", "void"]
+STATES: dict[bytes, State] = {b"intent": "intent", b"head": "head", b"void": "void"}
+LINE = re.compile(rb'\{"seq": (\d{1,19}), "mac": "((?:[0-9a-f]{2})+)", "at": "[^"]*", "state": "(intent|head|void)"\}')
 
 
 class AuditUnwritable(Exception):
@@ -200,14 +203,8 @@ def lines(path: Path, size: int) -> Iterator[Line | None]:
 
 def parsed(word: bytes) -> Line | None:
     """A line of the file; None for what is none, as a full disk leaves behind."""
-    try:
-        values = json.loads(word)
-        state: State = values["state"]
-        if state not in ("intent", "head", "void"):
-            return None
-        return Line(int(values["seq"]), bytes.fromhex(values["mac"]), state)
-    except (ValueError, KeyError, TypeError):
-        return None
+    found = LINE.fullmatch(word.strip())
+    return Line(int(found[1]), bytes.fromhex(found[2].decode()), STATES[found[3]]) if found else None
 
 
 def _sync_directory(directory: Path) -> None:
