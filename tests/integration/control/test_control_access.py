@@ -216,6 +216,21 @@ def test_an_admin_gives_nothing_beyond_its_own_limits(control_plane: ControlPlan
         assert not seen & {"admin", "stranger"}
 
 
+def test_what_is_done_with_tokens_is_in_the_audit_without_their_secrets(control_plane: ControlPlane) -> None:
+    token = made(control_plane, "audited", "admin", environments=["local"])
+    with asking(control_plane, token["token"]) as http:
+        assert http.post(TOKENS, json={"name": "beyond", "role": "viewer"}).status_code == 403
+    control_plane.http.post(f"{TOKENS}/{token['id']}/revoke", json={"reason": "audited"})
+    entries = control_plane.http.get("/api/v1/audit", params={"limit": 50}).json()["items"]
+    mine = [(each["action"], each["actor"], each["target"], each["outcome"]) for each in entries][:3][::-1]
+    assert mine == [
+        ("token.create", "admin", token["id"], "accepted"),
+        ("token.create", "audited", "beyond", "refused"),
+        ("token.revoke", "admin", token["id"], "accepted"),
+    ]
+    assert token["token"].split("_", 2)[2] not in str(entries)
+
+
 def test_tokens_are_listed_newest_first_in_pages(control_plane: ControlPlane) -> None:
     ids = [made(control_plane, f"page-{number}", "viewer")["id"] for number in range(3)]
     listed: list[str] = []
