@@ -124,7 +124,6 @@ class _Proof:
         self._key: str | None = None
         self._since: Any = None
         self._compared = self._without_key = self._rotated = self._entries = 0
-        self._given_up = 0
         self.of_node: collections.Counter[str] = collections.Counter()
         self._findings: list[Finding] = []
 
@@ -147,7 +146,6 @@ class _Proof:
         last = self._expected - 1
         beyond = sorted(each for each in self._heads.committed if each > last)
         missing = [each for each in beyond if not self._is_given_up(each)]
-        self._given_up += len(beyond) - len(missing)
         if missing:
             whole = f"{self._expected} to {missing[-1]}" if missing[-1] > self._expected else f"{self._expected}"
             self._find(self._expected, f"is missing: heads.log has entries until {missing[-1]}; {whole} were deleted")
@@ -188,8 +186,6 @@ class _Proof:
             self._compared += 1
         elif committed and not self._is_given_up(entry.seq):
             return "was made anew with the key: heads.log has another mac for it"
-        elif committed:
-            self._given_up += 1
         elif entry.node == self._node and self._heads.exists:
             if entry.seq >= self._accepted.rotated_before:
                 return "was inserted with the key, or its line taken out of heads.log: that does not know it"
@@ -231,8 +227,8 @@ class _Proof:
             yield f"{count} entries were written by {node}: whether its last ones are there, only its file can prove"
         if self._rotated:
             yield f"{self._rotated} entries have no line any more: their file was rotated away, which was accepted"
-        if self._given_up:
-            yield f"{self._given_up} entries were lost with the database, which was accepted"
+        for lost in self._accepted.lost:
+            yield f"entries {lost[0]} to {lost[-1]} were lost with the database, which was accepted"
         if self._without_key:
             yield f"{self._without_key} entries were made with a key that is lost: only order and heads are compared"
         if self._heads.broken:

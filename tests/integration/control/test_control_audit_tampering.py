@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 
 from bazaruto import database
 from bazaruto.config import DatabaseSettings, Settings
-from bazaruto.control import audit_chain, audit_verify, serving
+from bazaruto.control import audit_chain, audit_repairs, audit_verify, serving
 from bazaruto.control.audit import Actor, Audit
 
 ENTRIES = 8
@@ -202,3 +202,21 @@ def test_what_is_proven_and_what_is_not_is_told(trail: Trail) -> None:
     assert found.intact, "neither is a sign of harm"
     assert found.unproven[0] == "1 lines of heads.log cannot be read"
     assert found.unproven[1].startswith("entry 9 was begun and is not there")
+
+
+def test_entries_that_a_restored_database_lost_can_be_accepted_and_stay_told(trail: Trail) -> None:
+    """Last, since the file begins anew."""
+    tamper, _, _ = WAYS["the last ones deleted, and the head set back"]
+    tamper(trail)
+    trail.admin.execute("ALTER TABLE audit_entries ENABLE TRIGGER audit_entries_stay")
+    assert not trail.verify().intact
+    assert audit_repairs.accept_rotation(trail.audit, SOMEBODY, "the database was restored from before") == 7
+    assert rows(trail.admin)[-1]["parameters"] == {"reason": "the database was restored from before", "lost": [7, 8]}
+    for _ in range(3):
+        trail.audit.refused(SOMEBODY, "thing.do", "no")
+    found = trail.verify()
+    assert (found.intact, found.entries) == (True, 10), found.findings
+    assert found.unproven[0].startswith("entries 7 to 8 were lost with the database, which was accepted")
+    trail.admin.execute("ALTER TABLE audit_entries DISABLE TRIGGER audit_entries_stay")
+    trail.admin.execute("DELETE FROM audit_entries WHERE seq = 10")
+    assert [each.seq for each in trail.verify().findings] == [10], "what came later is no part of that"
