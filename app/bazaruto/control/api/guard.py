@@ -134,7 +134,9 @@ def _address() -> str:
         address = ipaddress.ip_address(text)
     except ValueError:
         return text
-    return text if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None:
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return text
 
 
 def _later(seconds: float, why: str) -> Problem:
