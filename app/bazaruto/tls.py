@@ -33,7 +33,7 @@ class Certificate:
     def __init__(self, certificate: Path, key: Path) -> None:
         self._files = (certificate, key)
         self._seen = self._read = self._marks()
-        self._context = _context(certificate, key)
+        self._context, self.expires_at = _loaded(certificate, key)
 
     def encrypted(self, connection: socket.socket) -> ssl.SSLSocket:
         """The connection with TLS on it; its handshake happens with its first bytes, and waits for nothing."""
@@ -49,7 +49,7 @@ class Certificate:
             return
         self._read = self._seen
         try:
-            self._context = _context(*self._files)
+            self._context, self.expires_at = _loaded(*self._files)
         except TlsError as error:
             log.error("a renewed certificate cannot be used, the one before stays in use", error=str(error))  # noqa: TRY400 - one sentence
         else:
@@ -171,10 +171,10 @@ class _NothingYet(Exception):
     """What arrived is not enough to be decrypted."""
 
 
-def _context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """Raises TlsError, with one sentence on what is wrong with the files."""
+def _loaded(certificate: Path, key: Path) -> tuple[ssl.SSLContext, datetime.datetime]:
+    """What to serve with, and until when. Raises TlsError, with one sentence on what is wrong with the files."""
     _refuse_open_key(key)
-    _refuse_outside_its_time(certificate)
+    expires_at = _time_left(certificate)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
@@ -193,7 +193,7 @@ def _context(certificate: Path, key: Path) -> ssl.SSLContext:
         raise TlsError(f"control_tls_key: {key} is no private key in PEM ({error.reason or error}).") from None
     except OSError as error:
         raise TlsError(f"control_tls_key: {key} cannot be read ({error.strerror}).") from None
-    return context
+    return context, expires_at
 
 
 def _refuse_open_key(key: Path) -> None:
@@ -210,7 +210,8 @@ def _refuse_open_key(key: Path) -> None:
         raise TlsError(f"control_tls_key: {key} can be read by others: `{mend} {key}`, and think of a new key.")
 
 
-def _refuse_outside_its_time(certificate: Path) -> None:
+def _time_left(certificate: Path) -> datetime.datetime:
+    """When it expires, for one that is valid now."""
     from cryptography import x509  # late, because most processes need it never
 
     try:
@@ -229,6 +230,7 @@ def _refuse_outside_its_time(certificate: Path) -> None:
             f"control_tls_certificate: {certificate} is valid only from {_utc(first.not_valid_before_utc)} on: "
             "look at this machine's clock."
         )
+    return first.not_valid_after_utc
 
 
 def _utc(moment: datetime.datetime) -> str:

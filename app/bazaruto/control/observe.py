@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import shutil
 from collections.abc import Iterator
@@ -18,15 +19,17 @@ from bazaruto.control import approvals, events, launch, runs
 from bazaruto.control.audit import Audit, AuditUnwritable
 from bazaruto.database import Pool
 from bazaruto.health import Check, Health, NotWell, SingleFlight, Status
+from bazaruto.tls import Certificate
 
 MIGRATIONS = Path(control.__path__[0]) / "migrations"
 LEAST_FREE_BYTES = 256 * 1024 * 1024
 TAIL_BYTES = 256 * 1024  # holds a journal's last line
 SECONDS_TO_COLLECT = 1.0
+RENEWAL_IS_DUE = datetime.timedelta(days=14)  # before the certificate expires; certbot renews 30 days before
 
 
-def health(settings: Settings, pool: Pool, audit: Audit) -> Health:
-    """What must be well: its database; and in detail migrations, workers, keys, the audit and disk."""
+def health(settings: Settings, pool: Pool, audit: Audit, certificate: Certificate | None = None) -> Health:
+    """What must be well: its database; and in detail migrations, workers, keys, the audit, disk and certificate."""
     ask = database.probe(settings.control_database_url, "bazaruto-health")
     return Health(
         [
@@ -36,6 +39,7 @@ def health(settings: Settings, pool: Pool, audit: Audit) -> Health:
             Check("keys", lambda: _keys(pool, audit), detailed_only=True, when_failing=Status.DEGRADED),
             Check("audit", lambda: _audit(pool, audit), detailed_only=True, when_failing=Status.DEGRADED),
             Check("disk", lambda: _disk(settings), detailed_only=True, when_failing=Status.DEGRADED),
+            *_certificate(settings, certificate),
         ]
     )
 
@@ -52,6 +56,23 @@ def refuse_without_tables(settings: Settings) -> None:
         return  # the health says so, and the pool tries again
     if missing:
         raise NotMigratedError(f"The control database lacks {', '.join(missing)}: run `bazaruto migrate` first.")
+
+
+def _certificate(settings: Settings, certificate: Certificate | None) -> Iterator[Check]:
+    """Whether it will still be believed in a while."""
+    if certificate is None:
+        return
+
+    def look() -> dict[str, Any]:
+        left = certificate.expires_at - datetime.datetime.now(datetime.UTC)
+        if left < RENEWAL_IS_DUE:
+            path = settings.control_tls_certificate
+            raise NotWell(
+                f"{path} expires at {certificate.expires_at:%Y-%m-%dT%H:%M:%SZ}: renew it, it is taken up then"
+            )
+        return {"url": settings.control_address, "days_left": left.days}
+
+    yield Check("certificate", look, detailed_only=True, when_failing=Status.DEGRADED)
 
 
 def _migrations(settings: Settings) -> dict[str, Any]:

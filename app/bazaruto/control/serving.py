@@ -35,7 +35,7 @@ def serve(settings: Settings) -> int:
     metrics.watch_database(pool)
     metrics.add_collector(observe.RunCollector(settings, pool))
     audit = Audit(settings.home, pool)
-    health = observe.health(settings, pool, audit)
+    health = observe.health(settings, pool, audit, certificate)
     jobs = queue.application(procrastinate.SyncPsycopgConnector()).open(pool)
     acceptance = Acceptance(settings, pool, audit, jobs)
     _look_at(acceptance.content)

@@ -125,12 +125,16 @@ def test_a_certificate_without_its_key_is_refused(plane: ControlPlane, authority
 def test_a_renewed_certificate_is_served_without_a_restart(plane: ControlPlane, authority: Authority) -> None:
     used = Pair(*(Path(plane.extra_environment[f"BAZARUTO_CONTROL_TLS_{each}"]) for each in ("CERTIFICATE", "KEY")))
     before = ssl.get_server_certificate(("127.0.0.1", plane.port))
-    used.write(authority.issue("renewal"))
+    assert plane.http.get("/healthz/detailed").json()["checks"]["certificate"]["url"] == plane.url
+    used.write(authority.issue("renewal", days=(-1, 9)))
     deadline = time.monotonic() + 20
     while ssl.get_server_certificate(("127.0.0.1", plane.port)) == before:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert plane.cli("runs").returncode == 0
+    checked = plane.http.get("/healthz/detailed").json()["checks"]["certificate"]
+    assert checked["status"] == "degraded"
+    assert "expires at 20" in checked["error"]
 
 
 def _lives(port: int) -> bool:
