@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import shutil
+import socket
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -364,6 +365,33 @@ def test_a_rotation_can_be_accepted_and_is_remembered(plane: ControlPlane) -> No
     path.with_name("heads.log.1").write_bytes(kept)
     verified = plane.cli("audit", "verify")
     assert (verified.returncode, "no line any more" in verified.stdout) == (0, False), "what was kept still counts"
+
+
+def test_each_node_has_its_own_file_and_says_what_it_cannot_prove(plane: ControlPlane, tmp_path: Path) -> None:
+    audited_end(plane, plane.launch("say")["id"])
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    other = ControlPlane(tmp_path / "other", plane.database_url, port)
+    for part in ("log", "backups", "control"):
+        (other.home / part).mkdir(parents=True)
+    for name in ("sealing.key", "admin.token"):
+        shutil.copy(plane.home / "control" / name, other.home / "control")
+    other.start("serve")
+    try:
+        assert "audit.key cannot be read" in refused_change(other)
+        assert not (other.home / "control" / "audit.key").exists(), "it is not silently made anew"
+        shutil.copy(plane.home / "control" / "audit.key", other.home / "control")
+        before = count(plane)
+        run = other.launch("say")["id"]
+        audited_end(plane, run)
+        here, there = proof(plane), proof(other)
+    finally:
+        other.stop("serve")
+    assert (here["intact"], there["intact"]) == (True, True)
+    assert here["entries"] == there["entries"] == here["heads_compared"] + there["heads_compared"] == before + 2
+    node = (other.home / "control" / "node").read_text()
+    assert f"1 entries were written by {node}: whether its last ones" in " ".join(here["unproven"])
+    assert entries(plane, run=run, action="run.launch")[0]["node"] == node
 
 
 def test_the_address_is_the_one_a_trusted_proxy_names(control_plane_of_ones_own: ControlPlane) -> None:
