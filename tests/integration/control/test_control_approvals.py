@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ WHERE status IN ('queued', 'waiting')
     ORDER BY r.position LIMIT 1 FOR UPDATE OF r SKIP LOCKED)
 RETURNING id
 """
+LATER = "UPDATE runs SET approval_expires_at = clock_timestamp() - interval '1 s' WHERE id = %(run)s"
 
 
 def token_of(plane: ControlPlane, name: str, role: str, **limits: Any) -> str:
@@ -246,8 +248,7 @@ def test_an_approval_that_came_too_late_is_refused_and_the_run_rejected(
 ) -> None:
     run = launched(control_plane, tmp_path / "words")
     pending(control_plane, run)
-    moved = "UPDATE runs SET approval_expires_at = clock_timestamp() - interval '1 s' WHERE id = %(run)s"
-    tamper(control_plane, moved, run)
+    tamper(control_plane, LATER, run)
     assert decide(mia, run, "approve").status_code == 409
     ended = control_plane.run(run)
     assert (ended["status"], ended["rejected_by"]) == ("rejected", None)
@@ -325,17 +326,15 @@ def test_nobody_is_let_in_while_a_confirmed_plan_is_not_taken_up_yet(
 
 
 def test_a_worker_of_the_version_before_starts_nothing_unapproved(
-    control_plane_of_ones_own: ControlPlane, tmp_path: Path
+    control_plane: ControlPlane, mia: httpx.Client, tmp_path: Path
 ) -> None:
-    plane = control_plane_of_ones_own
-    run = launched(plane, tmp_path / "words")
-    pending(plane, run)
-    assert tamper(plane, CLAIM_OF_THE_VERSION_BEFORE, run) == []
-    assert plane.run(run)["status"] == "waiting"
-    tamper(plane, "UPDATE runs SET status = 'running', node = 'old', started_at = now() WHERE id = %(run)s", run)
-    assert plane.run(run)["status"] == "waiting"
-    tamper(plane, "UPDATE runs SET approval = NULL WHERE id = %(run)s", run)
-    plane.stop("worker")
+    run = launched(control_plane, tmp_path / "words")
+    pending(control_plane, run)
+    assert tamper(control_plane, CLAIM_OF_THE_VERSION_BEFORE, run) == []
+    started = "UPDATE runs SET status = 'running', node = 'old', started_at = now() WHERE id = %(run)s RETURNING id"
+    assert tamper(control_plane, started, run) == []
+    assert control_plane.run(run)["status"] == "waiting"
+    decide(mia, run, "reject", reason="only tried")
 
 
 def test_changed_content_voids_a_plan_at_its_approval_and_right_before_its_run(
@@ -379,16 +378,17 @@ def test_without_a_worker_whoever_looks_first_finds_out_what_expired(
 ) -> None:
     plane = control_plane_of_ones_own
     plane.stop("worker")
-    plane.extra_environment["BAZARUTO_CONTROL_APPROVAL_EXPIRES"] = "1500ms"
+    plane.extra_environment["BAZARUTO_CONTROL_APPROVAL_EXPIRES"] = "90s"
     plane.start("worker")
     run = launched(plane, tmp_path / "words")
-    tamper_free = pending(plane, run)
+    planned = pending(plane, run)
+    made, until = (datetime.fromisoformat(at) for at in (planned["plan"]["planned_at"], planned["approval_expires_at"]))
+    assert 90 <= (until - made).total_seconds() < 120, "as the setting says"
     plane.stop("worker")
-    assert tamper_free["approval_expires_at"]
-    ended = plane.with_status(run, "rejected")
-    assert ended["error"].startswith("Nobody approved it until ")
+    tamper(plane, LATER, run)
     listed = plane.http.get("/api/v1/runs", params={"status": "rejected"}).json()["items"]
     assert [each["id"] for each in listed] == [run]
+    assert plane.run(run)["error"].startswith("Nobody approved it until ")
 
 
 def test_a_retry_needs_its_own_approval_and_a_key_launches_once(
