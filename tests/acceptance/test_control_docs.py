@@ -57,3 +57,22 @@ def test_the_page_names_every_state_and_file_there_is(platform: Platform) -> Non
     assert [each.name for each in (platform.home / "control" / "content").iterdir()]
     for name in re.findall(r"^var/(log/\S+|control/[a-z.]+) ", page, re.MULTILINE):
         assert (platform.home / name).is_file(), name
+
+
+def test_the_access_pages_commands_work_in_their_order(platform: Platform) -> None:
+    page = PAGE.with_name("access.md").read_text(encoding="utf-8")
+    script = "".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL))
+    before = platform.token
+    done = subprocess.run(
+        ["bash", "-e", "-o", "pipefail", "-c", script],
+        cwd=ROOT,
+        env=platform.environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert "as ana (viewer)" in done.stdout
+    assert platform.token != before, "the last command made a new one"
+    assert platform.json("whoami")["token"] == platform.token.split("_")[1]
