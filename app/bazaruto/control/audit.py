@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+import psycopg
 from psycopg_pool import ConnectionPool
 
 from bazaruto import logs
@@ -103,6 +104,12 @@ class Audit:
 
     def enter(self, actor: Actor, change: Change) -> None:
         """Write the entry and commit, which is the end of the change. Raises AuditUnwritable."""
+        try:
+            self._write(actor, change)
+        except psycopg.errors.IdleInTransactionSessionTimeout as error:  # this process was frozen, and others went on
+            raise psycopg.OperationalError(f"the transaction stood still for too long: {error}") from error
+
+    def _write(self, actor: Actor, change: Change) -> None:
         connection = change.connection
         last, previous = self.hold(connection)
         key, own = self._own(connection)

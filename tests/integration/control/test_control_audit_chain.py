@@ -73,3 +73,19 @@ def test_what_a_crash_left_open_is_concluded_by_the_next_writer(audit: Audit) ->
         (3, "intent"),
         (3, "head"),
     ]
+
+
+def test_a_writer_that_stands_still_keeps_nobody_from_changing_things(audit: Audit) -> None:
+    audit.refused(SOMEBODY, "thing.do", "no")
+    other = Audit(audit.keys.directory.parent, audit._pool)
+
+    def stand_still() -> None:
+        with audit.change(SOMEBODY, "thing.do") as change:
+            audit.hold(change.connection)
+            # As after ten seconds in which it was frozen between its lock and its commit.
+            change.connection.execute("SELECT set_config('idle_in_transaction_session_timeout', '100ms', true)")
+            other.refused(SOMEBODY, "thing.undo", "no")
+
+    with pytest.raises(psycopg.OperationalError):
+        stand_still()
+    assert [each["action"] for each in entries(audit)] == ["thing.do", "thing.undo"]
