@@ -11,11 +11,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from . import audit, backups, events, launches, memory, service, start
+from . import audit, backups, events, launches, memory, retention, service, start
 from .figures import Figure, report
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("setup", "memory", "service", "backups", "events", "launches", "audit", "start")
+PARTS = ("setup", "memory", "service", "backups", "events", "launches", "audit", "retention", "start")
 
 
 def main() -> None:
@@ -47,6 +47,9 @@ def main() -> None:
             if "events" in parts:
                 control = _status(bazaruto, environment, "control")
                 figures += events.measure(home, control["url"], control["database_url"])
+            if "retention" in parts:
+                control = _status(bazaruto, environment, "control")
+                figures += retention.measure(home, control["database_url"], environment)
             if "start" in parts:
                 database_url = start.database_beside(status["database_url"], backups.superuser_url(home))
                 figures += start.measure(environment, database_url, _free_port(), chosen.pairs)
