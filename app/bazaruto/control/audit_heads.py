@@ -12,7 +12,6 @@ import gzip
 import json
 import os
 import re
-import socket
 import stat
 import threading
 from collections.abc import Iterator
@@ -20,9 +19,9 @@ from pathlib import Path
 from typing import Literal
 
 from bazaruto import logs
+from bazaruto.control import journald
 
 log = logs.get(__name__)
-JOURNAL = Path("/run/systemd/journal/socket")
 TAIL_BYTES = 256 * 1024  # more than anything that another process may have left open
 REMEMBERED = 512  # lines; the last entry of this node is among them
 REMEDY = "bazaruto audit accept-rotation --reason WHY"
@@ -217,19 +216,9 @@ def _sync_directory(directory: Path) -> None:
 
 def _tell_journald(line: Line) -> None:
     """The head also as a message of journald, where there is one: `journalctl -t bazaruto-audit -o json`."""
-    if not JOURNAL.exists():
-        return
-    fields = {
-        "MESSAGE": f"audit entry {line.seq} has mac {line.mac.hex()}",
-        "SYSLOG_IDENTIFIER": "bazaruto-audit",
-        "PRIORITY": "5",
-        "BAZARUTO_AUDIT_SEQ": str(line.seq),
-        "BAZARUTO_AUDIT_MAC": line.mac.hex(),
-    }
-    message = "".join(f"{name}={value}\n" for name, value in fields.items()).encode()
+    mac = line.mac.hex()
+    fields = {"BAZARUTO_AUDIT_SEQ": str(line.seq), "BAZARUTO_AUDIT_MAC": mac}
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
-            journal.setblocking(False)
-            journal.sendto(message, str(JOURNAL))
+        journald.tell("bazaruto-audit", f"audit entry {line.seq} has mac {mac}", fields)
     except OSError as error:
         log.warn("journald did not take a head of the audit; it is in the file", error=str(error))
