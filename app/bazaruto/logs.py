@@ -15,11 +15,11 @@ from types import TracebackType
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import structlog
 from pydantic_core import to_json
 
 from bazaruto.config import Settings
 from bazaruto.log_files import LineFile
+from bazaruto.plain_structlog import structlog
 from bazaruto.redaction import redact, redacted
 
 LEVELS = {"debug": 10, "info": 20, "warn": 30, "error": 40, "fatal": 50}
