@@ -14,12 +14,12 @@ from bazaruto import web
 from bazaruto.control import access, approvals, queue, requests, runs
 from bazaruto.control.acceptance import Acceptance
 from bazaruto.control.access import Role
-from bazaruto.control.api.audited import actor, concerns
+from bazaruto.control.api.audited import concerns
+from bazaruto.control.api.decisions import decided
 from bazaruto.control.api.guard import Handler, identity
 from bazaruto.control.api.openapi import Endpoint
 from bazaruto.control.api.runs import RUN
 from bazaruto.control.audit import Audit
-from bazaruto.control.sealing import CannotUnsealError
 from bazaruto.database import Connection, Pool
 from bazaruto.problems import Problem
 
@@ -75,17 +75,13 @@ class Approvals:
             approvals.void(connection, row["id"], changed)
 
     def _decide(self, id: str, action: str, wanted: BaseModel, decide: Callable[[Connection], None]) -> runs.Run:
-        """A decision, and the run after it; a worker is woken, since there may be something to do."""
-        with self.audit.change(actor(), action, target=id) as change:
-            row = self._row(change.connection, id)
-            change.environment, change.operation = row["environment"], row["operation"]
-            change.parameters = wanted.model_dump(exclude_none=True)
-            try:
-                decide(change.connection)
-            except (runs.ClashError, CannotUnsealError) as error:
-                raise Problem(409, detail=str(error)) from error
-            queue.wake(self.jobs, change.connection)
-            return runs.of_row(self._row(change.connection, id))
+        """A worker is woken in the decision's transaction, since there may be something to do."""
+
+        def decide_and_wake(connection: Connection) -> None:
+            decide(connection)
+            queue.wake(self.jobs, connection)
+
+        return decided(self.audit, action, id, wanted, self._row, decide_and_wake)
 
     def _row(self, connection: Connection, run: str) -> Mapping[str, Any]:
         """The run, for whoever may decide on it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import bottle
@@ -31,6 +31,7 @@ from bazaruto.control import (
 from bazaruto.control.acceptance import Acceptance, Sender
 from bazaruto.control.access import Role
 from bazaruto.control.api.audited import actor, concerns
+from bazaruto.control.api.decisions import decided
 from bazaruto.control.api.guard import Handler, identity
 from bazaruto.control.api.lists import ListQuery
 from bazaruto.control.api.openapi import Endpoint
@@ -166,7 +167,7 @@ class Runs:
             approvals.cancel(connection, id, identity().name, wanted.reason)
             queue.wake(self.jobs, connection)
 
-        run = self._decide(id, "run.cancel", wanted.reason, decide)
+        run = decided(self.audit, "run.cancel", id, wanted, self._row, decide)
         bottle.response.status = 202
         return run
 
@@ -177,19 +178,7 @@ class Runs:
         def decide(connection: Connection) -> None:
             runs.waive(connection, id, identity().name, wanted.reason)
 
-        return self._decide(id, "run.waive", wanted.reason, decide)
-
-    def _decide(self, id: str, action: str, reason: str | None, decide: Callable[[Connection], None]) -> runs.Run:
-        """Somebody's decision on a run, and the run after it."""
-        with self.audit.change(actor(), action, target=id) as change:
-            row = self._row(change.connection, id)
-            change.environment, change.operation = row["environment"], row["operation"]
-            change.parameters = {"reason": reason} if reason else None
-            try:
-                decide(change.connection)
-            except runs.ClashError as error:
-                raise Problem(409, detail=str(error)) from error
-            return runs.of_row(self._row(change.connection, id))
+        return decided(self.audit, "run.waive", id, wanted, self._row, decide)
 
     def list_runs(self) -> dict[str, Any]:
         wanted = web.query(RunQuery)
