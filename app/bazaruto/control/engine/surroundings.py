@@ -8,7 +8,8 @@ from pathlib import Path
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # All that is inherited. BAZARUTO_CONFIG is a path: of the settings, for what works on the control plane itself.
-KEPT = ("BAZARUTO_CONFIG", "HOME", "SSH_AUTH_SOCK", "TMPDIR", "TZ", "USER", "LOGNAME")
+# BAZARUTO_LAB is the name of a lab: inventories/lab finds by it which hosts are meant.
+KEPT = ("BAZARUTO_CONFIG", "BAZARUTO_LAB", "HOME", "SSH_AUTH_SOCK", "TMPDIR", "TZ", "USER", "LOGNAME")
 
 
 def environment(home: Path, content_directory: Path, run: str) -> dict[str, str]:
