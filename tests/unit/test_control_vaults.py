@@ -9,6 +9,7 @@ from ansible.parsing.vault import VaultLib, VaultSecret
 
 from bazaruto.control.engine import vaults
 
+REPOSITORY = Path(__file__).parents[2]
 PLAIN = "user: bob\nnested: {password: hunter22, list: [PLANTED1, 987654, true, null]}\n"
 
 
@@ -36,7 +37,7 @@ def password_file(content: Path, text: str, name: str = "key", mode: int = 0o600
 
 
 def known(content: Path, file: Path | None) -> str:
-    return str(vaults.secrets(content, content / "inventories" / "lab", file))
+    return str(vaults.secrets(content, content / "inventories" / "lab", content / "var", file))
 
 
 def test_values_of_files_and_inline_ones_are_known_and_those_of_other_environments_are_not(content: Path) -> None:
@@ -61,6 +62,36 @@ def test_each_vault_id_is_opened_with_its_password_and_one_without_stays_closed(
     assert "PLANTED3" not in values
 
 
+def test_the_vault_of_the_lab_that_is_meant_is_known_and_those_of_others_are_left_closed(
+    content: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for lab, password in (("default", "one"), ("other", "two")):
+        (content / "var/lab" / lab).mkdir(parents=True)
+        (content / "var/lab" / lab / "secrets.yml").write_text(sealed(f"a: PLANTED-{lab}", password))
+    file = password_file(content, "one")
+    assert "PLANTED-default" in known(content, file)
+    assert "PLANTED-other" not in known(content, file)
+    assert vaults.secrets(content, content / "inventories" / "other", content / "var", file) == []
+    monkeypatch.setenv("BAZARUTO_LAB", "other")
+    with pytest.raises(vaults.VaultError, match="cannot be decrypted"):
+        known(content, file)
+
+
+def test_the_repository_asks_the_lab_for_its_password_and_another_one_beats_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = tmp_path / "lab" / "default"
+    lab.mkdir(parents=True)
+    (lab / "secrets.yml").write_text(sealed("a: PLANTED1", "the lab's"))
+    (lab / "vault-password").write_text("the lab's\n")
+    monkeypatch.setenv("BAZARUTO_HOME", str(tmp_path))
+    monkeypatch.delenv("BAZARUTO_LAB", raising=False)
+    inventory = REPOSITORY / "inventories" / "lab"
+    assert "PLANTED1" in str(vaults.secrets(REPOSITORY, inventory, tmp_path, None))
+    with pytest.raises(vaults.VaultError, match="cannot be decrypted"):
+        vaults.secrets(REPOSITORY, inventory, tmp_path, password_file(tmp_path, "wrong"))
+
+
 def test_a_client_script_is_asked_for_the_id(content: Path) -> None:
     script = password_file(content, '#!/bin/sh\necho "password of $2"\n', "keyring-client.sh", 0o755)
     (content / "playbooks/a.yml").write_text(sealed("a: PLANTED1", "password of default"))
@@ -69,7 +100,7 @@ def test_a_client_script_is_asked_for_the_id(content: Path) -> None:
 
 def test_without_any_password_nothing_is_known_and_nothing_fails(content: Path) -> None:
     (content / "playbooks/a.yml").write_text(sealed("a: PLANTED1", "one"))
-    assert vaults.secrets(content, content / "inventories" / "lab", None) == []
+    assert vaults.secrets(content, content / "inventories" / "lab", content / "var", None) == []
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,8 @@ def _play(
     """Play, knowing what must not be seen: what the vaults of the run's content hold, too."""
     password_file = Path(spec.vault_password_file) if spec.vault_password_file else None
     try:
-        vaulted = vaults.secrets(Path(spec.content_directory), Path(spec.inventory), password_file)
+        home = directory.path.parents[2]  # HOME/control/runs/RUN
+        vaulted = vaults.secrets(Path(spec.content_directory), Path(spec.inventory), home, password_file)
     except vaults.VaultError as error:
         return None, f"Nothing was done: {error}"
     directory.add_secrets(vaulted)

@@ -1,7 +1,8 @@
 """What Ansible vaults hold, in the clear: a run must know these values to take them out of its output.
 
-Vault files and inline `!vault` values are found by their header in the run's content, and opened with the passwords
-that Ansible itself would use: the setting `vault_password_file`, or `vault_identity_list` of the content's ansible.cfg.
+Vault files and inline `!vault` values are found by their header in the run's content and where a lab keeps its own, and
+opened with the passwords that Ansible itself would use: the setting `vault_password_file`, or those of the content's
+ansible.cfg.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ class VaultError(Exception):
     """A vault of this run cannot be opened; the text says which, and why."""
 
 
-def secrets(content_directory: Path, inventory: Path, password_file: Path | None) -> list[Any]:
+def secrets(content_directory: Path, inventory: Path, home: Path, password_file: Path | None) -> list[Any]:
     """Every value in the vaults that a run may read. Without any password: none. Raises VaultError."""
     if password_file is not None:
         refuse_open_file(password_file)
-    vaulted = list(_vaulted([inventory, content_directory / "playbooks", content_directory / "roles"]))
+    places = [inventory, content_directory / "playbooks", content_directory / "roles", *_lab_vault(inventory, home)]
+    vaulted = list(_vaulted(places))
     if not vaulted:
         return []
     passwords = _passwords(content_directory, password_file)
@@ -43,6 +45,13 @@ def secrets(content_directory: Path, inventory: Path, password_file: Path | None
         for block in [text] if text.startswith(HEADER.decode()) else _INLINE.findall(text):
             values += _opened(path, block, passwords)
     return values
+
+
+def _lab_vault(inventory: Path, home: Path) -> list[Path]:
+    """What inventories/lab reads from outside the content: made with each lab, and gone with it."""
+    if inventory.name != "lab":
+        return []
+    return [home / "lab" / os.environ.get("BAZARUTO_LAB", "default") / "secrets.yml"]
 
 
 def refuse_open_file(path: Path) -> None:
@@ -63,7 +72,7 @@ def refuse_open_file(path: Path) -> None:
 def _vaulted(places: Iterable[Path]) -> Iterator[tuple[Path, str]]:
     """The files that hold something from a vault."""
     for place in places:
-        for path in sorted(place.rglob("*")):
+        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
             if path.is_file() and path.stat().st_size <= LARGEST_FILE and HEADER in (data := path.read_bytes()):
                 yield path, data.decode("utf-8", "replace")
 
