@@ -1,6 +1,6 @@
 # Bazaruto Ops: every habit of this repository as one list. `make help` prints it.
 .DEFAULT_GOAL := help
-.PHONY: help up down status clean test test-hosts faults lint docs bench lock wheel
+.PHONY: help up down status clean test test-hosts faults lint docs bench lock wheel bundle
 
 BIN := .venv/bin
 # Passed on to .ci/environment: which Python to make .venv with.
@@ -61,3 +61,7 @@ lock: ## Resolve pyproject.toml into app/requirements/*.txt (hashes, no registry
 wheel: ## Build the package into dist/
 	@.ci/environment dev
 	$(BIN)/python -m hatchling build -t wheel
+
+bundle: ## Write what hosts install without internet, and a control node's, into dist/*.bundle.tar
+	@.ci/environment control
+	@$(BIN)/python .ci/bundle
