@@ -1,6 +1,6 @@
 # Bazaruto Ops: every habit of this repository as one list. `make help` prints it.
 .DEFAULT_GOAL := help
-.PHONY: help up down status clean test test-hosts faults lint docs bench lock wheel bundle
+.PHONY: help up down status clean test test-hosts lab lab-down faults lint docs bench lock wheel bundle
 
 BIN := .venv/bin
 # Passed on to .ci/environment: which Python to make .venv with.
@@ -32,6 +32,14 @@ test-hosts: ## Boot a real systemd host and test what runs there over SSH (root;
 	@.ci/environment dev
 	$(BIN)/python -m tests.hosts.image
 	$(BIN)/pytest tests/hosts
+
+lab: ## Boot eight Debian hosts with systemd, and mend what died (root; makes their image once: 1 minute, 500 MB)
+	@.ci/environment dev
+	@$(BIN)/python -m tests.lab up
+
+lab-down: ## Remove the lab: no process, mount, link or file is left
+	@.ci/environment dev
+	@$(BIN)/python -m tests.lab down
 
 lint: ## ruff, mypy strict, yamllint, ansible-lint (profile production), docs that drifted
 	@.ci/environment dev
