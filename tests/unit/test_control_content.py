@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -139,6 +140,16 @@ def test_two_nodes_have_the_same_digest_of_the_same_content(source: Path, tmp_pa
 
 def test_content_in_no_checkout_has_no_revision(source: Path) -> None:
     assert what_is(content(source).current()) == (None, False)
+
+
+def test_installed_content_says_of_which_commit_it_is_unless_it_was_touched(source: Path) -> None:
+    said = {"commit": "c" * 40, "dirty": False, "digest": content(source).current().digest}
+    (source / "REVISION").write_text(json.dumps(said))
+    assert what_is(content(source).current()) == ("c" * 40, False)
+    write(source, "ansible.cfg", "[defaults]\nforks = 3\n")
+    assert what_is(content(source).current()) == ("c" * 40, True)
+    (source / "REVISION").write_text("{}")
+    assert what_is(content(source).current()) == (None, True)
 
 
 def test_content_at_a_commit_says_which(source: Path) -> None:

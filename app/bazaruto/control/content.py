@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bazaruto import logs
 from bazaruto.config import Settings
-from bazaruto.control import catalog, checkout, content_files
+from bazaruto.control import catalog, checkout, content_files, installed
 from bazaruto.control.content_files import LINK, ContentError, File, Fingerprint
 from bazaruto.control.engine import rundir
 
@@ -51,7 +51,7 @@ class Snapshot:
 class Release(Snapshot):
     """The snapshot of what the source has now."""
 
-    revision: str | None  # commit of the source checkout; None where it is none, or has no commit yet
+    revision: str | None  # commit of the source, a checkout or installed from one; None where there is none
     dirty: bool  # differs from that commit, or could not be compared with it
 
 
@@ -152,7 +152,7 @@ class Content:
             return seen.release
         snapshot = self._stored(digest) or self._make(files, digest)
         lies_in = checkout.find(root)
-        revision, dirty = lies_in.state(files) if lies_in else (None, False)
+        revision, dirty = lies_in.state(files) if lies_in else installed.state(root, digest) or (None, False)
         return Release(snapshot.directory, digest, snapshot.catalogue, revision, dirty)
 
     def _is_whole(self, snapshot: Snapshot) -> bool:

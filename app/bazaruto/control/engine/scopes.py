@@ -1,13 +1,15 @@
 """A systemd scope for each run, so that stopping the worker's unit ends no run, and one write ends all of a run.
 
 Where systemd is pid 1, a run's guard moves itself into `bazaruto-run-RUN.scope` before it starts anything; all that
-descends from it is born there. Root asks the system's manager, another user their own. Without either: no scope.
+descends from it is born there. Root asks the system's manager, another user their own, which lives without a login
+where that user lingers. Without either: no scope.
 """
 
 from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -25,8 +27,20 @@ class ScopeNotEmptyError(Exception):
 
 def enter(run: str) -> bool:
     """Move this process into the run's own scope; False where there is no systemd, or where it does not let us."""
-    if not _has_manager():
+    if not BOOTED.is_dir():
         return False
+    trouble = _move(run)
+    if trouble:
+        print(
+            f"This run has no scope of its own: who stops its worker's unit ends it too ({trouble}).", file=sys.stderr
+        )
+    return not trouble
+
+
+def _move(run: str) -> str:
+    """Have the manager move this process: why it did not; "" when it did."""
+    if os.getuid() and not (_runtime_directory() / "bus").exists():
+        return f"{_runtime_directory()}/bus is not there: `loginctl enable-linger` for this user, and dbus-user-session"
     argv = [
         *("busctl", "--quiet", *(["--user"] if os.getuid() else [])),
         *("call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"),
@@ -34,16 +48,22 @@ def enter(run: str) -> bool:
         *("4", "PIDs", "au", "1", str(os.getpid()), "Slice", "s", SLICE, "CollectMode", "s", "inactive-or-failed"),
         *("Description", "s", f"Bazaruto run {run}", "0"),
     ]
+    # A worker that is a service of the system's manager has no session that would say where the user's manager is.
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(_runtime_directory())} if os.getuid() else None
     try:
-        asked = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=MOVE_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
+        asked = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, env=environment, timeout=MOVE_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"busctl cannot be run: {error}"
+    if asked.returncode:
+        return asked.stderr.decode(errors="replace").strip() or f"busctl ended with {asked.returncode}"
     deadline = time.monotonic() + MOVE_SECONDS
-    while asked.returncode == 0 and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
         if f"/{_unit(run)}\n" in Path("/proc/self/cgroup").read_text(encoding="utf-8"):
-            return True
+            return ""
         time.sleep(LOOK_SECONDS)
-    return False
+    return f"systemd made {_unit(run)}, and did not move the process into it"
 
 
 def members(run: str) -> list[int]:
@@ -70,10 +90,8 @@ def end(run: str) -> None:
         time.sleep(LOOK_SECONDS)
 
 
-def _has_manager() -> bool:
-    if not BOOTED.is_dir():
-        return False
-    return os.getuid() == 0 or Path(f"/run/user/{os.getuid()}/systemd/private").exists()
+def _runtime_directory() -> Path:
+    return Path(f"/run/user/{os.getuid()}")
 
 
 def _unit(run: str) -> str:
