@@ -19,7 +19,7 @@ from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 from waitress.trigger import trigger
 
-from bazaruto import logs
+from bazaruto import logs, systemd
 from bazaruto.channel import Channel, Refusal, channel_in_service
 from bazaruto.config import ServerSettings
 from bazaruto.event_loop import EventLoop
@@ -58,6 +58,7 @@ def serve(  # noqa: PLR0913 - a server has these parts
     server = Server(app, listen(host, port), limits, probe_paths, on_drain, certificate)
     log.info("listening", host=host, port=server.port, scheme=server.scheme)
     with _signals(server):
+        systemd.ready()
         return server.run()
 
 

@@ -1,10 +1,11 @@
-"""The command line of the service: `bazarutod serve | worker | migrate | demo | jobs | rules | users`."""
+"""The command line of the service: `bazarutod serve | worker | migrate | demo | jobs | rules | settings | users`."""
 
 from __future__ import annotations
 
 import importlib.resources
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated, LiteralString
@@ -28,9 +29,11 @@ from bazaruto.service.passwords import Passwords
 command = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 jobs = typer.Typer(no_args_is_help=True, help="Held jobs: what a restored database brought back.")
 rules = typer.Typer(no_args_is_help=True, help="Business rules.")
+settings_file = typer.Typer(no_args_is_help=True, help="The settings file.")
 accounts = typer.Typer(no_args_is_help=True, help="Users.")
 command.add_typer(jobs, name="jobs")
 command.add_typer(rules, name="rules")
+command.add_typer(settings_file, name="settings")
 command.add_typer(accounts, name="users")
 
 WRONG_USE = 2
@@ -164,6 +167,13 @@ def schema() -> None:
     typer.echo(business_rules.schema_text(), nl=False)
 
 
+@settings_file.command("check")
+def check_settings(file: Path) -> None:
+    """Exit 0 when the service can start with this file alone; else 2, naming every wrong setting."""
+    _settings({"BAZARUTO_CONFIG": str(file)}, local=False)
+    typer.echo(f"{file} can be used")
+
+
 @accounts.command()
 def add(
     email: str,
@@ -185,8 +195,8 @@ def add(
     typer.echo(f"created {role.value} {new.email}, id {user['id']}")
 
 
-def _settings() -> Settings:
-    settings = config.load()
+def _settings(environment: Mapping[str, str] = os.environ, *, local: bool = True) -> Settings:
+    settings = config.load(environment, local=local)
     if not settings.database_url:
         raise config.SettingsError(
             "database_url is not set: run `bazaruto up` for servers of its own, or set BAZARUTO_DATABASE_URL"

@@ -14,7 +14,7 @@ from procrastinate.exceptions import ConnectorException
 from procrastinate.worker import Worker
 from psycopg_pool import PoolTimeout
 
-from bazaruto import database, logs
+from bazaruto import database, logs, systemd
 from bazaruto.service import jobs, tasks
 from bazaruto.service.context import Service, reading
 from bazaruto.service.jobs import SQL, Queue
@@ -44,6 +44,7 @@ class _Working:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_stop)
         care = asyncio.create_task(self._care(), name="care")
+        systemd.ready()
         try:
             while not self._stop.is_set():
                 try:

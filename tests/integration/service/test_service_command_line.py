@@ -122,3 +122,16 @@ def test_the_version_is_told(shared: Installation) -> None:
 
     done: Any = shared.bazarutod("version")
     assert done.stdout == f"{__version__}\n"
+
+
+def test_a_settings_file_is_checked_without_what_this_machine_has(shared: Installation, tmp_path: Path) -> None:
+    file = tmp_path / "bazarutod.yml"
+    file.write_text("database_url: postgresql://bazaruto@db1/bazaruto\nserver:\n  read_timeout: 20s\n")
+    assert shared.bazarutod("settings", "check", str(file)).returncode == 0
+    file.write_text("server:\n  read_timeout: soon\n  colour: red\n")
+    done = shared.bazarutod("settings", "check", str(file))
+    assert done.returncode == 2
+    assert "server.read_timeout" in done.stderr
+    assert "server.colour" in done.stderr
+    file.write_text("service_port: 8080\n")
+    assert "database_url is not set" in shared.bazarutod("settings", "check", str(file)).stderr
