@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import psycopg
 
-from bazaruto.control import audit_chain
+from bazaruto.control.audit import chain
 from bazaruto.control.keys import KeyName, Keys
 from bazaruto.control.node import node_name
 
@@ -97,7 +97,7 @@ def _fill(plane: Plane) -> None:
         with connection.cursor().copy(f"COPY audit_entries ({COLUMNS}) FROM STDIN".encode()) as copy:
             for seq in range(last + 1, ENTRIES + 1):
                 entry = _entry(seq, node, key.fingerprint, previous)
-                mac = audit_chain.mac(key.material, entry)
+                mac = chain.mac(key.material, entry)
                 copy.write_row([*vars(entry).values(), mac])
                 line = {"seq": seq, "mac": mac.hex(), "at": "2026-01-01T00:00:00.000000Z"}
                 file.write("".join(f"{json.dumps({**line, 'state': state})}\n" for state in ("intent", "head")))
@@ -105,8 +105,8 @@ def _fill(plane: Plane) -> None:
         connection.execute("UPDATE audit_head SET seq = %s, mac = %s", [ENTRIES, previous])
 
 
-def _entry(seq: int, node: str, key: str, previous: bytes) -> audit_chain.Entry:
-    return audit_chain.Entry(
+def _entry(seq: int, node: str, key: str, previous: bytes) -> chain.Entry:
+    return chain.Entry(
         seq=seq,
         at=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(seconds=seq),
         node=node,

@@ -14,7 +14,7 @@ from bazaruto.control.access import Identity, Role
 from bazaruto.control.api import application
 from bazaruto.control.api.guard import Guard, Handler
 from bazaruto.control.api.openapi import Endpoint
-from bazaruto.control.audit import Actor, Audit, Change
+from bazaruto.control.audit.changes import Actor, Audit, Change
 
 
 class NoAudit(Audit):

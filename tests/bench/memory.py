@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bazaruto import processes
-from bazaruto.control.local_home import Home
+from bazaruto.control.local.home import Home
 
 from .figures import Figure
 

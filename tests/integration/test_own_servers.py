@@ -11,9 +11,9 @@ import pytest
 from psycopg import sql
 
 from bazaruto import config
-from bazaruto.control import local_servers
-from bazaruto.control.local_home import Home, make_directories
-from bazaruto.control.local_servers import OwnServerError
+from bazaruto.control.local import servers
+from bazaruto.control.local.home import Home, make_directories
+from bazaruto.control.local.servers import OwnServerError
 
 from .conftest import RunningCluster, RunningRedis
 
@@ -44,7 +44,7 @@ def coordinates(home: Path, **settings: str) -> dict[str, object]:
     }
     loaded = config.load(environment, local=False)
     make_directories(Home(loaded.home))
-    return local_servers.coordinates(local_servers.choose(loaded, Home(loaded.home)), loaded)
+    return servers.coordinates(servers.choose(loaded, Home(loaded.home)), loaded)
 
 
 def test_named_servers_are_used_and_not_embedded(

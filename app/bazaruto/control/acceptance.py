@@ -11,7 +11,7 @@ import procrastinate
 from bazaruto.config import Settings
 from bazaruto.control import access, approvals, idempotency, queue, requests, runs, snapshots
 from bazaruto.control.access import Identity, Role
-from bazaruto.control.audit import Actor, Audit
+from bazaruto.control.audit.changes import Actor, Audit
 from bazaruto.control.catalog import Catalogue, Operation
 from bazaruto.control.content import Content, Release
 from bazaruto.control.sealing import Seal

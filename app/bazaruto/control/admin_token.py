@@ -8,7 +8,7 @@ import socket
 from bazaruto import database
 from bazaruto.config import Settings
 from bazaruto.control import tokens
-from bazaruto.control.audit import Actor, Audit
+from bazaruto.control.audit.changes import Actor, Audit
 
 
 class CannotWriteToken(Exception):

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from bazaruto import control, database
 from bazaruto.config import Settings
 from bazaruto.control import approvals, events, launch, runs
-from bazaruto.control.audit import Audit, AuditUnwritable
+from bazaruto.control.audit.changes import Audit, AuditUnwritable
 from bazaruto.database import Pool
 from bazaruto.health import Check, Health, NotWell, SingleFlight, Status
 from bazaruto.tls import Certificate

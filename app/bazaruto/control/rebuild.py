@@ -15,9 +15,10 @@ from psycopg.rows import dict_row
 
 from bazaruto import database
 from bazaruto.config import Settings
-from bazaruto.control import access, admin_token, audit_heads, audit_repairs, launch, reindex, runs, tokens
-from bazaruto.control.audit import Actor, Audit
-from bazaruto.control.audit_heads import AuditUnwritable
+from bazaruto.control import access, admin_token, launch, reindex, runs, tokens
+from bazaruto.control.audit import heads, repairs
+from bazaruto.control.audit.changes import Actor, Audit
+from bazaruto.control.audit.heads import AuditUnwritable
 from bazaruto.control.engine import rundir
 from bazaruto.control.keys import Keys, KeyUnusable
 from bazaruto.control.node import node_name
@@ -122,7 +123,7 @@ def _audit(settings: Settings, backup: str) -> Iterator[str]:
         lost = f"entries {last['seq'] + 1} to {beyond} are lost"
         reason = f"the control database was restored from {backup}"
         try:
-            audit_repairs.accept_rotation(audit, Actor("control_rebuild"), reason)
+            repairs.accept_rotation(audit, Actor("control_rebuild"), reason)
         except (AuditUnwritable, KeyUnusable) as error:
             yield f"audit: {lost}, and that could not be entered: {error}"
         else:
@@ -132,8 +133,8 @@ def _audit(settings: Settings, backup: str) -> Iterator[str]:
 def _heads_beyond(audit: Audit, last: int) -> int:
     """The last entry that the files of heads know and the database does not; 0 when there is none."""
     found = 0
-    for path in audit_heads.files(audit.heads.path.parent):
-        for line in audit_heads.lines(path, path.stat().st_size):
+    for path in heads.files(audit.heads.path.parent):
+        for line in heads.lines(path, path.stat().st_size):
             if line and line.state == "head" and line.seq > last:
                 found = max(found, line.seq)
     return found

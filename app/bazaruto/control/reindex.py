@@ -15,9 +15,10 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Json
 
 from bazaruto.config import Settings
-from bazaruto.control import events, retention_evidence, runs
+from bazaruto.control import events, runs
 from bazaruto.control.engine import journal, rundir, sweep
 from bazaruto.control.node import node_name
+from bazaruto.control.retention import evidence
 
 NEVER_STARTED = "It had not started when the control database was lost: launch it again."
 JSON_COLUMNS = ("parameters", "result", "hosts", "plan")
@@ -75,7 +76,7 @@ def _enter_anew(connection: psycopg.Connection[Any], directory: rundir.RunDirect
         runs.note(connection, record["id"], runs.RunStatus(outcome.status), outcome.error or "the playbook ended")
         added = fill(connection, directory, record["day"])
         if outcome.events and not directory.events_file.exists():
-            connection.execute(retention_evidence.SQL.mark_without_events, {"ids": [record["id"]]})
+            connection.execute(evidence.SQL.mark_without_events, {"ids": [record["id"]]})
     return f"entered as {outcome.status}, with {added} events"
 
 

@@ -14,7 +14,7 @@ from bazaruto.config import DatabaseSettings, Settings, SettingsError
 from bazaruto.control import catalog, observe, queue, tokens
 from bazaruto.control.acceptance import Acceptance
 from bazaruto.control.api import Api
-from bazaruto.control.audit import Audit
+from bazaruto.control.audit.changes import Audit
 from bazaruto.control.content import Content, ContentError
 from bazaruto.control.feed import Feed
 from bazaruto.control.keys import Keys

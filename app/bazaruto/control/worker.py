@@ -19,8 +19,9 @@ from psycopg_pool import PoolTimeout
 
 from bazaruto import logs
 from bazaruto.config import DatabaseSettings, Settings
-from bazaruto.control import approvals, audit_ends, catalog, follow, launch, observe, queue, runs, sealing, settling
-from bazaruto.control.audit import Audit
+from bazaruto.control import approvals, catalog, follow, launch, observe, queue, runs, sealing, settling
+from bazaruto.control.audit import ends
+from bazaruto.control.audit.changes import Audit
 from bazaruto.control.content import Content, ContentError, Snapshot, UnknownContentError
 from bazaruto.control.engine import journal, launcher, rundir, surroundings
 from bazaruto.control.node import node_name
@@ -53,7 +54,7 @@ class Worker:
         self._pool = pool
         self._seal = sealing.load(settings.home)
         self._node = node_name(settings.home)
-        self._ends = audit_ends.Ends(Audit(settings.home, pool))
+        self._ends = ends.Ends(Audit(settings.home, pool))
         self._settler = settling.Settler(settings, pool, self._node)
         self._followers: dict[str, follow.Follower] = {}
         self._launcher = launcher.Launcher(

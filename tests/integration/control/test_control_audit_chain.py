@@ -13,7 +13,7 @@ import pytest
 from bazaruto import database
 from bazaruto.config import DatabaseSettings, Settings
 from bazaruto.control import serving
-from bazaruto.control.audit import Actor, Audit
+from bazaruto.control.audit.changes import Actor, Audit
 
 SOMEBODY = Actor("somebody", "abc", "192.0.2.1", "req_1")
 

@@ -15,8 +15,9 @@ from psycopg.rows import dict_row
 
 from bazaruto import database
 from bazaruto.config import DatabaseSettings, Settings
-from bazaruto.control import audit_chain, audit_repairs, audit_verify, serving
-from bazaruto.control.audit import Actor, Audit
+from bazaruto.control import serving
+from bazaruto.control.audit import chain, repairs, verify
+from bazaruto.control.audit.changes import Actor, Audit
 
 ENTRIES = 8
 SOMEBODY = Actor("somebody", "abc", "192.0.2.1", "req_1")
@@ -30,9 +31,9 @@ class Trail:
     audit: Audit
     admin: Admin
 
-    def verify(self) -> audit_verify.Verification:
+    def verify(self) -> verify.Verification:
         with self.audit._pool.connection() as holding, self.audit._pool.connection() as reading:
-            return audit_verify.verify(self.audit, holding, reading)
+            return verify.verify(self.audit, holding, reading)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def trail(written: Trail) -> Iterator[Trail]:
     yield written
     written.audit.heads.path.write_bytes(heads)
     written.admin.execute("TRUNCATE audit_entries; TRUNCATE audit_head")
-    columns = ", ".join(each.name for each in dataclasses.fields(audit_chain.Entry)) + ", mac"
+    columns = ", ".join(each.name for each in dataclasses.fields(chain.Entry)) + ", mac"
     written.admin.execute(f"INSERT INTO audit_entries ({columns}) SELECT {columns} FROM kept".encode())
     written.admin.execute("INSERT INTO audit_head SELECT * FROM kept_head")
 
@@ -72,12 +73,12 @@ def rows(admin: Admin) -> list[dict[str, Any]]:
 
 def recompute(admin: Admin, first: int, key: bytes, fingerprint: str | None = None) -> None:
     """Chain all from an entry on anew, by the right formula."""
-    previous = audit_chain.BEGINNING
+    previous = chain.BEGINNING
     for row in rows(admin):
         mac = bytes(row["mac"])
         if row["seq"] >= first:
             changed = {**row, "parameters": row["words"], "previous": previous, "key": fingerprint or row["key"]}
-            mac = audit_chain.mac(key, audit_chain.of_row(changed))
+            mac = chain.mac(key, chain.of_row(changed))
             again = "UPDATE audit_entries SET previous = %s, mac = %s, key = %s WHERE seq = %s"
             admin.execute(again, [previous, mac, changed["key"], row["seq"]])
         previous = mac
@@ -106,7 +107,7 @@ def with_the_stolen_key(trail: Trail) -> None:
 
 def inserted_with_the_stolen_key(trail: Trail) -> None:
     row = {**rows(trail.admin)[-1], "seq": ENTRIES + 1, "actor": "innocent"}
-    columns = [each.name for each in dataclasses.fields(audit_chain.Entry)]
+    columns = [each.name for each in dataclasses.fields(chain.Entry)]
     places = ", ".join("%s::json" if each == "parameters" else "%s" for each in columns)
     values = [row["words"] if each == "parameters" else row[each] for each in columns]
     trail.admin.execute(f"INSERT INTO audit_entries ({', '.join(columns)}, mac) VALUES ({places}, '')".encode(), values)
@@ -210,7 +211,7 @@ def test_entries_that_a_restored_database_lost_can_be_accepted_and_stay_told(tra
     tamper(trail)
     trail.admin.execute("ALTER TABLE audit_entries ENABLE TRIGGER audit_entries_stay")
     assert not trail.verify().intact
-    assert audit_repairs.accept_rotation(trail.audit, SOMEBODY, "the database was restored from before") == 7
+    assert repairs.accept_rotation(trail.audit, SOMEBODY, "the database was restored from before") == 7
     assert rows(trail.admin)[-1]["parameters"] == {"reason": "the database was restored from before", "lost": [7, 8]}
     for _ in range(3):
         trail.audit.refused(SOMEBODY, "thing.do", "no")

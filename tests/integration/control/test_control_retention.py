@@ -206,11 +206,11 @@ def test_the_command_shows_what_would_go_and_what_went_as_a_table(place: Place) 
 
 DIES = """
 import os, signal, sys
-from bazaruto.control import reclaim, removal, retention
+from bazaruto.control.retention import reclaim, removal, retain
 def dies(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 {module}.{function} = dies
-sys.exit(retention.main(sys.stdin.read(), os.environ))
+sys.exit(retain.main(sys.stdin.read(), os.environ))
 """
 
 
@@ -219,7 +219,7 @@ sys.exit(retention.main(sys.stdin.read(), os.environ))
     [
         ("removal", "_sync"),  # directories are aside, the rows are there
         ("removal", "remove_tree"),  # the rows are gone, directories are still there
-        ("retention", "_remove_snapshots"),  # runs are removed, partitions are there
+        ("retain", "_remove_snapshots"),  # runs are removed, partitions are there
         ("reclaim", "_drop"),
         ("reclaim", "_vacuum"),
     ],
@@ -269,9 +269,10 @@ def test_the_disk_is_given_back_and_what_is_in_use_is_left_to_the_next_time(plac
 
 IMPATIENT = """
 import os, sys
-from bazaruto.control import retention, snapshots
+from bazaruto.control import snapshots
+from bazaruto.control.retention import retain
 snapshots.PATIENCE_SECONDS = 0.2
-sys.exit(retention.main(sys.stdin.read(), os.environ))
+sys.exit(retain.main(sys.stdin.read(), os.environ))
 """
 
 

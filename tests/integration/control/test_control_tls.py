@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from bazaruto.control import local_daemons
-from bazaruto.control.local_daemons import Daemon, DaemonError
+from bazaruto.control.local import daemons
+from bazaruto.control.local.daemons import Daemon, DaemonError
 
 from ..certificates import Authority, Pair
 from .conftest import ControlPlane, started
@@ -65,9 +65,9 @@ def test_a_certificate_that_cannot_be_verified_is_not_believed(
 
 
 def test_up_and_status_see_whether_it_is_ready_by_its_certificate(plane: ControlPlane, authority: Authority) -> None:
-    assert local_daemons.is_ready(Daemon("control", url=plane.url, ca_file=authority.ca_file))
+    assert daemons.is_ready(Daemon("control", url=plane.url, ca_file=authority.ca_file))
     with pytest.raises(DaemonError, match="is not believed"):
-        local_daemons.is_ready(Daemon("control", url=plane.url))
+        daemons.is_ready(Daemon("control", url=plane.url))
 
 
 def test_the_command_line_finds_what_up_recorded(plane: ControlPlane, authority: Authority, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from bazaruto.control.api import approvals, audit, backups, operations, runs, to
 from bazaruto.control.api.audited import Refusals
 from bazaruto.control.api.guard import Guard
 from bazaruto.control.api.openapi import Endpoint, document
-from bazaruto.control.audit import Audit
+from bazaruto.control.audit.changes import Audit
 from bazaruto.control.streams import Streams
 from bazaruto.database import Pool
 from bazaruto.health import Health

@@ -19,7 +19,7 @@ from bazaruto.control.api.decisions import decided
 from bazaruto.control.api.guard import Handler, identity
 from bazaruto.control.api.openapi import Endpoint
 from bazaruto.control.api.runs import RUN
-from bazaruto.control.audit import Audit
+from bazaruto.control.audit.changes import Audit
 from bazaruto.database import Connection, Pool
 from bazaruto.problems import Problem
 

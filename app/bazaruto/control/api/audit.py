@@ -11,15 +11,15 @@ import bottle
 from pydantic import BaseModel, ConfigDict, Field
 
 from bazaruto import web
-from bazaruto.control import audit_entries, audit_repairs, audit_verify
 from bazaruto.control.access import Role
 from bazaruto.control.api.audited import actor
 from bazaruto.control.api.guard import Handler, identity
 from bazaruto.control.api.lists import ListQuery
 from bazaruto.control.api.openapi import Endpoint
-from bazaruto.control.audit import Audit
-from bazaruto.control.audit_entries import AuditEntry, AuditFilter, Moment
-from bazaruto.control.audit_verify import Verification
+from bazaruto.control.audit import entries, repairs, verify
+from bazaruto.control.audit.changes import Audit
+from bazaruto.control.audit.entries import AuditEntry, AuditFilter, Moment
+from bazaruto.control.audit.verify import Verification
 from bazaruto.control.keys import KeyName
 from bazaruto.control.streams import Lasting, Streams
 from bazaruto.database import Pool
@@ -92,16 +92,16 @@ class AuditTrail:
 
     def list_entries(self) -> dict[str, Any]:
         wanted = web.query(AuditQuery)
-        before = web.decode_cursor(wanted.cursor, Seq)[0] if wanted.cursor else audit_entries.HIGHEST
+        before = web.decode_cursor(wanted.cursor, Seq)[0] if wanted.cursor else entries.HIGHEST
         with self.pool.connection() as connection:
-            found = audit_entries.page(connection, wanted, identity(), before, wanted.limit + 1)
+            found = entries.page(connection, wanted, identity(), before, wanted.limit + 1)
         shown = found[: wanted.limit]
         return web.page(shown, web.encode_cursor(shown[-1].seq) if len(found) > wanted.limit else None)
 
     def export(self) -> Lasting:
         wanted = web.query(ExportQuery)
         bottle.response.content_type = MEDIA
-        return Lasting(audit_entries.export(self.pool, identity(), wanted.since), self.streams.slots.take())
+        return Lasting(entries.export(self.pool, identity(), wanted.since), self.streams.slots.take())
 
     def verify(self) -> Verification:
         """One at a time: it reads all there is."""
@@ -109,16 +109,16 @@ class AuditTrail:
             raise Problem(503, detail="The audit is being verified for somebody else.", headers={"Retry-After": "5"})
         try:
             with self.pool.connection() as holding, self.pool.connection() as reading:
-                return audit_verify.verify(self.audit, holding, reading)
+                return verify.verify(self.audit, holding, reading)
         finally:
             self.verifying.release()
 
     def accept_rotation(self) -> AuditEntry:
         _require_no_limits()
         wanted = web.json_body(ReasonRequest)
-        seq = audit_repairs.accept_rotation(self.audit, actor(), wanted.reason)
+        seq = repairs.accept_rotation(self.audit, actor(), wanted.reason)
         with self.pool.connection() as connection:
-            entry = audit_entries.one(connection, seq)
+            entry = entries.one(connection, seq)
         bottle.response.status = 201
         return entry
 
@@ -132,7 +132,7 @@ class AuditTrail:
         wanted = web.json_body(ReasonRequest)
         if name not in list(KeyName):
             raise Problem(404, detail=f"There is no such key, but: {', '.join(KeyName)}.")
-        audit_repairs.replace_key(self.audit, actor(), KeyName(name), wanted.reason)
+        repairs.replace_key(self.audit, actor(), KeyName(name), wanted.reason)
         with self.pool.connection() as connection:
             found = next(state for state in self.audit.keys.states(connection) if state.name == name)
         return KeyAnswer.model_validate(dataclasses.asdict(found))

@@ -9,8 +9,8 @@ import bottle
 
 from bazaruto import web
 from bazaruto.control.api.openapi import Endpoint
-from bazaruto.control.audit import Actor, Audit
-from bazaruto.control.audit_heads import AuditUnwritable
+from bazaruto.control.audit.changes import Actor, Audit
+from bazaruto.control.audit.heads import AuditUnwritable
 from bazaruto.control.keys import KeyUnusable
 from bazaruto.control.throttle import Throttle
 from bazaruto.problems import Problem

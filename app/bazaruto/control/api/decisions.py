@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from bazaruto.control import runs
 from bazaruto.control.api.audited import actor
-from bazaruto.control.audit import Audit
+from bazaruto.control.audit.changes import Audit
 from bazaruto.control.sealing import CannotUnsealError
 from bazaruto.database import Connection
 from bazaruto.problems import Problem

@@ -35,7 +35,7 @@ from bazaruto.control.api.decisions import decided
 from bazaruto.control.api.guard import Handler, identity
 from bazaruto.control.api.lists import ListQuery
 from bazaruto.control.api.openapi import Endpoint
-from bazaruto.control.audit import Audit
+from bazaruto.control.audit.changes import Audit
 from bazaruto.control.streams import MEDIA, Lasting, Reader, Streams, asked_for
 from bazaruto.database import Connection, Pool
 from bazaruto.problems import FieldError, Problem

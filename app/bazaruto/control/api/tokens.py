@@ -17,7 +17,7 @@ from bazaruto.control.api.audited import actor, concerns
 from bazaruto.control.api.guard import Handler, identity
 from bazaruto.control.api.lists import ListQuery
 from bazaruto.control.api.openapi import Endpoint
-from bazaruto.control.audit import Audit
+from bazaruto.control.audit.changes import Audit
 from bazaruto.control.content import Content
 from bazaruto.database import Pool
 from bazaruto.problems import FieldError, Problem

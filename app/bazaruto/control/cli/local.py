@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # servers and tables are imported where they are used: most c
     from rich.console import Console
     from rich.table import Table
 
-    from bazaruto.control.local import Installation, Step
-    from bazaruto.control.local_first_backup import FirstBackup
+    from bazaruto.control.local.first_backup import FirstBackup
+    from bazaruto.control.local.machine import Installation, Step
 
 MISLEADING = frozenset({"PGPASSWORD", "PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE", "PGOPTIONS"})
 
@@ -36,18 +36,19 @@ def up(
     backup: Annotated[bool, typer.Option(help="Make and prove a first backup when none is verified.")] = True,
 ) -> None:
     """Bring up everything on this machine: servers, databases, service, control plane, a first proven backup."""
-    from bazaruto.control import local, local_first_backup, render
+    from bazaruto.control import render
+    from bazaruto.control.local import first_backup, machine
 
     began = time.monotonic()
     # Progress goes to the terminal; with -o json the result alone goes to the standard output.
     console = render.console(stderr=output is Output.JSON)
     with _refusals():
         settings = config.load(local=False)
-        installation = local.up(settings, _step(console), console.print)
+        installation = machine.up(settings, _step(console), console.print)
         first = None
         if backup:
-            environment = local.command_environment(settings)
-            first = local_first_backup.ensure(installation, environment, console.print, quiet=output is Output.JSON)
+            environment = machine.command_environment(settings)
+            first = first_backup.ensure(installation, environment, console.print, quiet=output is Output.JSON)
         if output is Output.JSON:
             print_json({**_as_json(installation), "backup": first.backup if first else None})
             return
@@ -65,7 +66,8 @@ def down(
     control: Annotated[bool, typer.Option("--control", help="Only the control plane; runs at work go on.")] = False,
 ) -> None:
     """Stop everything that `up` started, and wait until it is gone. Data stays."""
-    from bazaruto.control import local, render
+    from bazaruto.control import render
+    from bazaruto.control.local import machine
 
     console = render.console(stderr=output is Output.JSON)
     with _refusals():
@@ -75,10 +77,10 @@ def down(
         if remove_data and not yes and not _confirmed(console, settings):
             raise typer.Exit(2)
         if remove_data:
-            local.clean(settings, _step(console), console.print)
+            machine.clean(settings, _step(console), console.print)
             stopped = []
         else:
-            stop = local.stop_control if control else local.down
+            stop = machine.stop_control if control else machine.down
             stopped = stop(settings, _step(console), console.print)
         if output is Output.JSON:
             print_json({"home": str(settings.home), "stopped": stopped})
@@ -90,12 +92,13 @@ def down(
 
 def status(output: OutputOption = Output.TABLE) -> None:
     """Say what runs here and where. Exit code 0 when everything runs, else 1."""
-    from bazaruto.control import local, render
+    from bazaruto.control import render
+    from bazaruto.control.local import machine
 
     console = render.console()
     with _refusals():
         settings = config.load(local=False)
-        installation = local.status(settings)
+        installation = machine.status(settings)
         if output is Output.JSON:
             print_json(_as_json(installation))
         elif not installation.local:
@@ -109,11 +112,11 @@ def status(output: OutputOption = Output.TABLE) -> None:
 
 def env(output: OutputOption = Output.TABLE) -> None:
     """Print what the operations guide's commands need; use it as: eval "$(bazaruto env)"."""
-    from bazaruto.control import local
+    from bazaruto.control.local import machine
 
     with _refusals():
         settings = config.load(local=False)
-        variables = local.guide_variables(settings)
+        variables = machine.guide_variables(settings)
         if output is Output.JSON:
             print_json(variables)
             return
@@ -175,7 +178,7 @@ def _process_table(installation: Installation) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from bazaruto.control.local import WELL
+    from bazaruto.control.local.machine import WELL
 
     table = Table(title=f"Bazaruto in {installation.home.path}", title_justify="left")
     for heading in ("process", "state", "pid", "since"):

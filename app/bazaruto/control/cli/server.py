@@ -74,7 +74,7 @@ def refusals() -> Iterator[None]:
     import psycopg
 
     from bazaruto.control.admin_token import CannotWriteToken
-    from bazaruto.control.audit_heads import AuditUnwritable
+    from bazaruto.control.audit.heads import AuditUnwritable
     from bazaruto.control.catalog import CatalogueError
     from bazaruto.control.observe import NotMigratedError
     from bazaruto.database import MigrationFailed

@@ -12,9 +12,9 @@ from typing import Any
 from psycopg import Connection
 
 from bazaruto.config import Settings
-from bazaruto.control import retention_evidence
-from bazaruto.control.retention_evidence import SQL
-from bazaruto.control.retention_rules import Rules
+from bazaruto.control.retention import evidence
+from bazaruto.control.retention.evidence import SQL
+from bazaruto.control.retention.rules import Rules
 
 NO_RUN = "(no run)"  # the operation of events whose run is gone already
 WORTHWHILE_BYTES = 1024 * 1024  # a partition smaller than that is not written anew
@@ -49,7 +49,9 @@ class Plan:
         return sorted({self.rows[run]["day"] for run in runs} - whole)
 
 
-def make(connection: Connection[Any], settings: Settings, node: str, storages: Sequence[Path], rules: Rules) -> Plan:
+def make_plan(
+    connection: Connection[Any], settings: Settings, node: str, storages: Sequence[Path], rules: Rules
+) -> Plan:
     """Decide for every run. Those of other nodes stay: their directories are there. Raises EvidenceUnknown."""
     everything = connection.execute(SQL.all_runs).fetchall()
     ours = [row for row in everything if row["node"] in (None, node)]
@@ -59,13 +61,13 @@ def make(connection: Connection[Any], settings: Settings, node: str, storages: S
     due_ids = {row["id"] for row in due}
     living = [row for row in ours if row["living"] and rules.of(row["operation"]).would_let_go(row)]
     asked = {row["id"]: row for row in [*due, *silent, *living]}
-    kept = retention_evidence.direct(connection, settings, storages, list(asked.values()))
-    kept |= retention_evidence.by_reference(everything, due_ids - kept.keys())
+    kept = evidence.direct(connection, settings, storages, list(asked.values()))
+    kept |= evidence.by_reference(everything, due_ids - kept.keys())
     runs = [row["id"] for row in due if row["id"] not in kept]
     going = set(runs)
     left = [row for row in everything if row["id"] not in going]
     quiet = {row["id"] for row in silent} - due_ids - kept.keys()
-    kept |= retention_evidence.by_reference(left, quiet)
+    kept |= evidence.by_reference(left, quiet)
     without = [row["id"] for row in silent if row["id"] in quiet and row["id"] not in kept]
     return _with_events(connection, {row["id"]: row for row in everything}, runs, without, kept)
 

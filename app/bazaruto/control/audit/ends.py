@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from bazaruto import logs
-from bazaruto.control.audit import SQL, Actor, Audit, AuditUnwritable
+from bazaruto.control.audit.changes import SQL, Actor, Audit, AuditUnwritable
 
 log = logs.get(__name__)
 WORKER = Actor("worker")

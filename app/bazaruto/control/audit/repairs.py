@@ -8,13 +8,14 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from bazaruto.control import audit_heads, keys
-from bazaruto.control.audit import Actor, Audit
-from bazaruto.control.audit_chain import text
+from bazaruto.control import keys
+from bazaruto.control.audit import heads
+from bazaruto.control.audit.chain import text
+from bazaruto.control.audit.changes import Actor, Audit
 from bazaruto.control.keys import KeyName, KeyUnusable
 from bazaruto.database import Connection, statements
 
-SQL = statements(__package__, "audit_repairs.sql")
+SQL = statements(__package__, "repairs.sql")
 LONGEST_REASON = 1000
 
 
@@ -35,8 +36,8 @@ def accept_rotation(audit: Audit, actor: Actor, reason: str) -> int:
 def _lost(audit: Audit, connection: Connection) -> list[int] | None:
     """From which to which entry the file knows what the database does not, as after one was restored."""
     committed: dict[int, bytes] = {}
-    for path in audit_heads.files(audit.heads.path.parent):
-        for line in audit_heads.lines(path, path.stat().st_size):
+    for path in heads.files(audit.heads.path.parent):
+        for line in heads.lines(path, path.stat().st_size):
             if line and line.state == "head":
                 committed[line.seq] = line.mac
     for row in connection.execute(SQL.macs):

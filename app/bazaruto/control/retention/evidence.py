@@ -14,7 +14,7 @@ from bazaruto.control import idempotency, launch
 from bazaruto.control.engine import rundir
 from bazaruto.database import statements
 
-SQL = statements(__package__, "retention.sql")
+SQL = statements(__package__, "evidence.sql")
 
 NOT_OVER = "it is not over"
 UNSETTLED = "it may have left something running"

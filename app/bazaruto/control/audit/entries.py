@@ -15,7 +15,7 @@ from bazaruto.control.access import Identity
 from bazaruto.database import Connection as PooledConnection
 from bazaruto.database import statements
 
-SQL = statements(__package__, "audit_entries.sql")
+SQL = statements(__package__, "entries.sql")
 AT_ONCE = 1000  # entries read at once for an export
 HIGHEST = 2**63 - 1
 

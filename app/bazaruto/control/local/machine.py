@@ -15,10 +15,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bazaruto.config import Settings, in_url
-from bazaruto.control import local_daemons, local_preflight, local_servers
-from bazaruto.control.local_daemons import Daemon
-from bazaruto.control.local_home import Home, make_directories, only_one
-from bazaruto.control.local_servers import Servers
+from bazaruto.control.local import daemons, preflight, servers
+from bazaruto.control.local.daemons import Daemon
+from bazaruto.control.local.home import Home, make_directories, only_one
+from bazaruto.control.local.servers import Servers
 from bazaruto.processes import ProcessIdentity
 from bazaruto.server_user import EmbeddedError
 
@@ -65,18 +65,18 @@ def up(settings: Settings, step: Step, say: Say) -> Installation:
     """
     home = Home(settings.home)
     if not home.local_file.exists():
-        local_preflight.refuse_little_space(home.path)
+        preflight.refuse_little_space(home.path)
     make_directories(home)
     with only_one(home, say):
         before = home.read_local()
         settings = _as_before(settings, before)
         service_url, control_url = _addresses(settings)
-        running = {name: local_daemons.find(home, name) for name in local_daemons.COMMANDS}
-        servers = local_servers.choose(settings, home)
+        running = {name: daemons.find(home, name) for name in daemons.COMMANDS}
+        chosen = servers.choose(settings, home)
         if any(running.values()):
-            _refuse_changes(before, service_url, control_url, servers)
+            _refuse_changes(before, service_url, control_url, chosen)
         _refuse_taken_ports(settings, running)
-        local = _start_servers(servers, settings, step)
+        local = _start_servers(chosen, settings, step)
         home.write_local(local)
         _start_daemons(home, settings, running, step)
     return status(settings)
@@ -90,9 +90,9 @@ def down(settings: Settings, step: Step, say: Say) -> list[str]:
     with only_one(home, say):
         settings = _as_before(settings, home.read_local())
         with step("Stop service and control plane"):
-            stopped = local_daemons.stop(home, say)
+            stopped = daemons.stop(home, say)
         with step("Stop PostgreSQL and Redis"):
-            stopped += local_servers.stop(local_servers.choose(settings, home))
+            stopped += servers.stop(servers.choose(settings, home))
     return stopped
 
 
@@ -102,7 +102,7 @@ def stop_control(settings: Settings, step: Step, say: Say) -> list[str]:
     if not home.part("run").is_dir():
         return []
     with only_one(home, say), step("Stop the control plane"):
-        return local_daemons.stop_control(home)
+        return daemons.stop_control(home)
 
 
 def clean(settings: Settings, step: Step, say: Say) -> None:
@@ -126,18 +126,18 @@ def status(settings: Settings) -> Installation:
     if not local:
         return Installation(home, {}, ())
     settings = _as_before(settings, local)
-    servers = local_servers.choose(settings, home)
-    found = [_server_status(servers, name) for name in local_servers.NAMES]
-    daemons = local_daemons.daemons(local)
+    chosen = servers.choose(settings, home)
+    found = [_server_status(chosen, name) for name in servers.NAMES]
+    everyone = daemons.daemons(local)
     with ThreadPoolExecutor() as pool:
-        found += pool.map(lambda daemon: _daemon_status(home, daemon), daemons)
+        found += pool.map(lambda daemon: _daemon_status(home, daemon), everyone)
     return Installation(home, local, tuple(found))
 
 
 def command_environment(settings: Settings) -> dict[str, str]:
     """The environment for a command of this installation."""
     settings = _as_before(settings, Home(settings.home).read_local())
-    return local_daemons.environment(Home(settings.home), settings.service_port, settings.control_port)
+    return daemons.environment(Home(settings.home), settings.service_port, settings.control_port)
 
 
 def guide_variables(settings: Settings) -> dict[str, str]:
@@ -165,11 +165,11 @@ def _as_before(settings: Settings, local: dict[str, Any]) -> Settings:
         port = urlsplit(local.get(face, {}).get("url", "")).port
         if name not in settings.model_fields_set and port and not (face == "control" and settings.control_url):
             kept[name] = port
-    embedded_then = local.get("embedded", local_servers.NAMES)
+    embedded_then = local.get("embedded", servers.NAMES)
     for name, process, url in (
-        ("database_url", local_servers.SERVICE, local.get("service", {}).get("database_url")),
-        ("control_database_url", local_servers.CONTROL, local.get("control", {}).get("database_url")),
-        ("redis_url", local_servers.REDIS, local.get("redis_url")),
+        ("database_url", servers.SERVICE, local.get("service", {}).get("database_url")),
+        ("control_database_url", servers.CONTROL, local.get("control", {}).get("database_url")),
+        ("redis_url", servers.REDIS, local.get("redis_url")),
     ):
         if not getattr(settings, name) and process not in embedded_then:
             kept[name] = url
@@ -180,13 +180,13 @@ def _addresses(settings: Settings) -> tuple[str, str]:
     return f"http://{in_url(settings.service_host)}:{settings.service_port}", settings.control_address
 
 
-def _refuse_changes(before: dict[str, Any], service_url: str, control_url: str, servers: Servers) -> None:
+def _refuse_changes(before: dict[str, Any], service_url: str, control_url: str, chosen: Servers) -> None:
     """What runs keeps its address and its servers until it is stopped."""
     for face, wanted in (("service", service_url), ("control", control_url)):
         current = before.get(face, {}).get("url", wanted)
         if current != wanted:
             raise StepError(f"It runs on {current}, the settings say {wanted}: run `bazaruto down` first.")
-    if before and sorted(before.get("embedded", [])) != servers.embedded:
+    if before and sorted(before.get("embedded", [])) != chosen.embedded:
         raise StepError(
             "It runs with other database or Redis servers than the settings say: run `bazaruto down` first."
         )
@@ -194,48 +194,48 @@ def _refuse_changes(before: dict[str, Any], service_url: str, control_url: str, 
 
 def _refuse_taken_ports(settings: Settings, running: dict[str, ProcessIdentity | None]) -> None:
     if not running["bazarutod"]:
-        local_preflight.refuse_taken_port(settings.service_host, settings.service_port, "BAZARUTO_SERVICE_PORT")
+        preflight.refuse_taken_port(settings.service_host, settings.service_port, "BAZARUTO_SERVICE_PORT")
     if not running["control"]:
-        local_preflight.refuse_taken_port(settings.control_host, settings.control_port, "BAZARUTO_CONTROL_PORT")
+        preflight.refuse_taken_port(settings.control_host, settings.control_port, "BAZARUTO_CONTROL_PORT")
     if settings.service_port == settings.control_port:
         raise StepError(
             "BAZARUTO_SERVICE_PORT and BAZARUTO_CONTROL_PORT are the same: set one of them to another port."
         )
 
 
-def _start_servers(servers: Servers, settings: Settings, step: Step) -> dict[str, Any]:
-    new = not all(cluster.data.exists() for cluster in servers.clusters.values())
+def _start_servers(chosen: Servers, settings: Settings, step: Step) -> dict[str, Any]:
+    new = not all(cluster.data.exists() for cluster in chosen.clusters.values())
     with step("Make and start PostgreSQL and Redis" if new else "See that PostgreSQL and Redis run"):
-        local_servers.start(servers)
-    found = local_servers.coordinates(servers, settings)
+        servers.start(chosen)
+    found = servers.coordinates(chosen, settings)
     service_url, control_url = _addresses(settings)
     found["service"]["url"] = service_url
     found["control"]["url"] = control_url
     found["control"]["ca_file"] = "" if settings.control_ca_file == Path() else str(settings.control_ca_file)
     return {
         **found,
-        "embedded": servers.embedded,
+        "embedded": chosen.embedded,
         "backup_directory": str(settings.backup_directory),
         "config_backup_directory": str(settings.backup_directory / "config"),
         "control_backup_directory": str(settings.control_backup_directory),
         "vault_password_file": "" if settings.vault_password_file == Path() else str(settings.vault_password_file),
         "rules_file": str(settings.rules_file),
-        "bin_directory": str(local_servers.bin_directory()),
-        "socket_directory": str(local_servers.socket_directory(servers)),
+        "bin_directory": str(servers.bin_directory()),
+        "socket_directory": str(servers.socket_directory(chosen)),
     }
 
 
 def _start_daemons(home: Home, settings: Settings, found: dict[str, ProcessIdentity | None], step: Step) -> None:
-    daemons = local_daemons.daemons(home.read_local())
+    everyone = daemons.daemons(home.read_local())
     running = {name: identity for name, identity in found.items() if identity}
-    if missing := [daemon for daemon in daemons if daemon.name not in running]:
-        env = local_daemons.environment(home, settings.service_port, settings.control_port)
+    if missing := [daemon for daemon in everyone if daemon.name not in running]:
+        env = daemons.environment(home, settings.service_port, settings.control_port)
         _prepare(home, settings, env, step, demo=not running)
         with step(f"Start {', '.join(daemon.name for daemon in missing)}"):
-            local_daemons.start_all(home, missing, env)
-    if here := [daemon for daemon in daemons if daemon.name in running]:
+            daemons.start_all(home, missing, env)
+    if here := [daemon for daemon in everyone if daemon.name in running]:
         with step(f"See that {', '.join(running)} are ready"):
-            local_daemons.await_running(home, running, here)
+            daemons.await_running(home, running, here)
 
 
 def _prepare(home: Home, settings: Settings, env: dict[str, str], step: Step, *, demo: bool) -> None:
@@ -254,7 +254,7 @@ def _prepare(home: Home, settings: Settings, env: dict[str, str], step: Step, *,
 
 def _command(home: Home, env: dict[str, str], program: str, *words: str) -> None:
     done = subprocess.run(
-        [local_servers.bin_directory() / program, *words],
+        [servers.bin_directory() / program, *words],
         env=env,
         cwd=home.path,
         stdin=subprocess.DEVNULL,
@@ -278,16 +278,16 @@ def _copy_default_rules(target: Path) -> None:
     partial.replace(target)
 
 
-def _server_status(servers: Servers, name: str) -> Process:
-    log = str(servers.home.part("log", f"{name}.out"))
-    if name not in servers.embedded:
+def _server_status(chosen: Servers, name: str) -> Process:
+    log = str(chosen.home.part("log", f"{name}.out"))
+    if name not in chosen.embedded:
         return Process(name, "own", None, None, "")
-    return _process(name, local_servers.find(servers, name), log)
+    return _process(name, servers.find(chosen, name), log)
 
 
 def _daemon_status(home: Home, daemon: Daemon) -> Process:
-    found = local_daemons.find(home, daemon.name)
-    ready = bool(found) and (daemon.url is None or local_daemons.is_ready(daemon))
+    found = daemons.find(home, daemon.name)
+    ready = bool(found) and (daemon.url is None or daemons.is_ready(daemon))
     return _process(daemon.name, found, str(home.part("log", f"{daemon.name}.log")), ready=ready)
 
 

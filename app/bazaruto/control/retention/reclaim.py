@@ -15,9 +15,9 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import DictRow
 
-from bazaruto.control import retention_plan
-from bazaruto.control.retention_evidence import SQL
-from bazaruto.control.retention_plan import Partition
+from bazaruto.control.retention import plan
+from bazaruto.control.retention.evidence import SQL
+from bazaruto.control.retention.plan import Partition
 
 LOCK_MILLISECONDS = 1000  # whoever reads waits behind a lock that is waited for: not longer than this
 ATTEMPTS = 5
@@ -47,8 +47,8 @@ def reclaim(connection: Connection[DictRow], drop: Sequence[Partition], *, vacuu
         else:  # a run has come to need it: only what is nobody's goes
             connection.execute(SQL.delete_orphans, {"day": partition.day})
     touched = {row["day"]: row["removed"] for row in connection.execute(SQL.to_rewrite)}
-    left = [each for each in retention_plan.partitions(connection) if each.day in touched]
-    rewrite = retention_plan.to_rewrite(connection, left, {})
+    left = [each for each in plan.partitions(connection) if each.day in touched]
+    rewrite = plan.to_rewrite(connection, left, {})
     for partition in rewrite:
         if _vacuum(connection, partition.name, "VACUUM (FULL, ANALYZE) {}"):
             connection.execute(SQL.rewritten, {"day": partition.day, "removed": touched[partition.day]})

@@ -61,7 +61,7 @@ class Rules:
         return self._special.get(operation, self._general)
 
 
-def parse(general: Mapping[str, Any], special: Mapping[str, Any]) -> Rules:
+def parse_rules(general: Mapping[str, Any], special: Mapping[str, Any]) -> Rules:
     """The rules as they are given: what an operation does not say itself is the general one's. Raises WrongRules."""
     found = {"": general, **{name: {**general, **_mapping(name, rule)} for name, rule in special.items()}}
     rules, problems = {}, []

@@ -21,8 +21,8 @@ from psycopg import Connection
 from bazaruto.config import Settings
 from bazaruto.control import launch
 from bazaruto.control.engine import rundir
-from bazaruto.control.retention_evidence import SQL
-from bazaruto.control.retention_plan import Plan
+from bazaruto.control.retention.evidence import SQL
+from bazaruto.control.retention.plan import Plan
 
 AT_ONCE = 100  # runs in a transaction: locks are short, and so is what a kill leaves to be finished
 EVENTS = ".events"  # ends the name of a directory that holds only a run's events and output

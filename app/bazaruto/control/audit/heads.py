@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from bazaruto import logs
-from bazaruto.control import journald
+from bazaruto.control.audit import journald
 
 log = logs.get(__name__)
 TAIL_BYTES = 256 * 1024  # more than anything that another process may have left open

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bazaruto.control.client import Client, RefusedError, UnreachableError
-from bazaruto.control.local import Installation, Say, StepError
-from bazaruto.control.local_servers import bin_directory
+from bazaruto.control.local.machine import Installation, Say, StepError
+from bazaruto.control.local.servers import bin_directory
 
 EVERY = 1_000_000  # more backups than a directory holds
 

@@ -18,15 +18,15 @@ import psycopg
 from psycopg_pool import ConnectionPool
 
 from bazaruto import logs
-from bazaruto.control import audit_chain
-from bazaruto.control.audit_heads import AuditUnwritable, Heads, Line
+from bazaruto.control.audit import chain
+from bazaruto.control.audit.heads import AuditUnwritable, Heads, Line
 from bazaruto.control.keys import Key, KeyName, Keys, KeyUnusable
 from bazaruto.control.node import node_name
 from bazaruto.database import Connection, statements
 
 __all__ = ["Actor", "Audit", "AuditUnwritable", "Change"]
 
-SQL = statements(__package__, "audit.sql")
+SQL = statements(__package__, "changes.sql")
 ACCEPTED, REFUSED = "accepted", "refused"
 log = logs.get(__name__)
 
@@ -116,25 +116,25 @@ class Audit:
         now = datetime.datetime.now(datetime.UTC)
         intents = self.heads.catch_up(None if change.begins_file else own)
         concluded = [self._concluded(connection, intent, own) for intent in intents]
-        entry = audit_chain.Entry(
+        entry = chain.Entry(
             seq=last + 1,
             at=now,
             node=self.node,
-            actor=audit_chain.text(actor.name) or "",
-            token=audit_chain.text(actor.token),
-            address=audit_chain.text(actor.address),
-            request_id=audit_chain.text(actor.request_id),
+            actor=chain.text(actor.name) or "",
+            token=chain.text(actor.token),
+            address=chain.text(actor.address),
+            request_id=chain.text(actor.request_id),
             action=change.action,
-            target=audit_chain.text(change.target),
-            environment=audit_chain.text(change.environment),
-            operation=audit_chain.text(change.operation),
-            parameters=audit_chain.parameters(change.parameters),
+            target=chain.text(change.target),
+            environment=chain.text(change.environment),
+            operation=chain.text(change.operation),
+            parameters=chain.parameters(change.parameters),
             outcome=change.outcome,
-            detail=audit_chain.text(change.detail, audit_chain.LONGEST_DETAIL),
+            detail=chain.text(change.detail, chain.LONGEST_DETAIL),
             key=key.fingerprint,
             previous=previous,
         )
-        mac = audit_chain.mac(key.material, entry)
+        mac = chain.mac(key.material, entry)
         self.heads.append([*concluded, Line(entry.seq, mac, "intent")], now)
         connection.execute(SQL.insert_entry, {**dataclasses.asdict(entry), "mac": mac})
         connection.commit()

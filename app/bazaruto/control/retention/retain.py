@@ -25,26 +25,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bazaruto import config
 from bazaruto.config import Settings
-from bazaruto.control import (
-    launch,
-    observe,
-    output,
-    reclaim,
-    removal,
-    retention_evidence,
-    retention_plan,
-    retention_rules,
-    snapshots,
-)
-from bazaruto.control.retention_evidence import SQL
-from bazaruto.control.retention_plan import NO_RUN, Plan
+from bazaruto.control import launch, observe, output, snapshots
+from bazaruto.control.retention import evidence, reclaim, removal
+from bazaruto.control.retention.evidence import SQL
+from bazaruto.control.retention.plan import NO_RUN, Plan, make_plan
+from bazaruto.control.retention.rules import WrongRules, parse_rules
 
 NAMED = 500  # runs that a result names; all are counted
 PROBLEMS = (
     config.SettingsError,
     observe.NotMigratedError,
-    retention_evidence.EvidenceUnknown,
-    retention_rules.WrongRules,
+    evidence.EvidenceUnknown,
+    WrongRules,
     psycopg.Error,
     OSError,
 )
@@ -85,13 +77,13 @@ class Gone:
 def retain(settings: Settings, request: Request) -> dict[str, Any]:
     """Do, or foretell, all of it on this node; the result."""
     started = time.monotonic()
-    rules = retention_rules.parse(request.rules, request.operations)
+    rules = parse_rules(request.rules, request.operations)
     storages = request.backup_directories or _storages(settings)
     node = output.this_node(settings.home)
     with _alone(settings.home), _connected(settings) as connection:
         before = _measure(connection, settings)
         leftovers = 0 if request.check else removal.finish(connection, settings)
-        plan = retention_plan.make(connection, settings, node, storages, rules)
+        plan = make_plan(connection, settings, node, storages, rules)
         gone = _foretell(settings, plan) if request.check else _do(connection, settings, plan, leftovers)
         after = before if request.check else _measure(connection, settings)
     return {
@@ -254,7 +246,3 @@ def main(given: str, environment: Mapping[str, str]) -> int:
 def _refuse(sentence: str) -> int:
     print(sentence, file=sys.stderr)
     return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.stdin.read(), os.environ))

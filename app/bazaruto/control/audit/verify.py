@@ -13,13 +13,13 @@ from typing import Any
 from psycopg import Connection
 from pydantic import BaseModel, Field
 
-from bazaruto.control import audit_chain, audit_heads
-from bazaruto.control.audit import Audit
-from bazaruto.control.audit_entries import Moment
+from bazaruto.control.audit import chain, heads
+from bazaruto.control.audit.changes import Audit
+from bazaruto.control.audit.entries import Moment
 from bazaruto.control.keys import KeyName, Keys, KeyUnusable
 from bazaruto.database import statements
 
-SQL = statements(__package__, "audit_verify.sql")
+SQL = statements(__package__, "verify.sql")
 AT_ONCE = 2000  # rows
 MOST_FINDINGS = 20  # told; one is enough
 
@@ -78,8 +78,8 @@ def verify(audit: Audit, holding: Connection[Any], reading: Connection[Any]) -> 
         holding.execute(SQL.hold_head)
         reading.execute(SQL.one_moment)
         head = reading.execute(SQL.head).fetchone() or {}
-        sizes = {path: path.stat().st_size for path in audit_heads.files(audit.heads.path.parent)}
-    heads = _heads(audit.heads.path, sizes)
+        sizes = {path: path.stat().st_size for path in heads.files(audit.heads.path.parent)}
+    in_file = _heads(audit.heads.path, sizes)
     problems: list[str] = []
     try:
         audit.keys.matching(KeyName.AUDIT, head["key"])
@@ -89,14 +89,14 @@ def verify(audit: Audit, holding: Connection[Any], reading: Connection[Any]) -> 
         in_use = None
     turns = reading.execute(SQL.turning_points).fetchall()
     known = _known(audit.keys, in_use, turns)
-    proof = _Proof(audit.node, known, heads, _accepted(turns, known, audit.node))
+    proof = _Proof(audit.node, known, in_file, _accepted(turns, known, audit.node))
     with reading.cursor(name="audit") as cursor:
         cursor.itersize = AT_ONCE
         cursor.execute(SQL.all_entries)
         for row in cursor:
             proof.look(row)
     proof.end(head["seq"], bytes(head["mac"]))
-    if not heads.exists and proof.of_node[audit.node]:
+    if not in_file.exists and proof.of_node[audit.node]:
         problems.append(
             f"{audit.heads.path} is missing: the last entries could have been deleted, and nothing would show it."
         )
@@ -120,7 +120,7 @@ class _Proof:
         self._heads = heads
         self._accepted = accepted
         self._expected = 1
-        self._previous = audit_chain.BEGINNING
+        self._previous = chain.BEGINNING
         self._key: str | None = None
         self._since: Any = None
         self._compared = self._without_key = self._rotated = self._entries = 0
@@ -129,7 +129,7 @@ class _Proof:
 
     def look(self, row: Mapping[str, Any]) -> None:
         """The next entry."""
-        entry, mac = audit_chain.of_row(row), bytes(row["mac"])
+        entry, mac = chain.of_row(row), bytes(row["mac"])
         if entry.seq != self._expected:
             last = entry.seq - 1
             gap = f"entry {last} is" if last == self._expected else f"entries {self._expected} to {last} are"
@@ -169,7 +169,7 @@ class _Proof:
             unproven=list(self._unproven()),
         )
 
-    def _wrong(self, entry: audit_chain.Entry, mac: bytes) -> str | None:
+    def _wrong(self, entry: chain.Entry, mac: bytes) -> str | None:
         """What is wrong with an entry, the likeliest cause first."""
         in_file = self._heads.has(entry.seq, mac)
         if problem := self._wrong_key(entry):
@@ -177,7 +177,7 @@ class _Proof:
         material = self._known.materials.get(entry.key)
         if material is None:
             self._without_key += 1
-        elif not hmac.compare_digest(audit_chain.mac(material, entry), mac):
+        elif not hmac.compare_digest(chain.mac(material, entry), mac):
             return self._why_wrong(entry, mac)
         if entry.previous != self._previous:
             return "does not follow the entry before it: one of both was exchanged, moved or made anew"
@@ -192,7 +192,7 @@ class _Proof:
             self._rotated += 1
         return None
 
-    def _wrong_key(self, entry: audit_chain.Entry) -> str | None:
+    def _wrong_key(self, entry: chain.Entry) -> str | None:
         in_use = self._known.at(entry.seq)
         if in_use is not None:
             return None if entry.key == in_use else f"was made with key {entry.key}, while {in_use} was in use"
@@ -205,7 +205,7 @@ class _Proof:
             return f"was made with another key ({entry.key}) than the entry before it, and nobody had replaced that"
         return None
 
-    def _why_wrong(self, entry: audit_chain.Entry, mac: bytes) -> str:
+    def _why_wrong(self, entry: chain.Entry, mac: bytes) -> str:
         if self._heads.has(entry.seq, mac):
             return "was changed: what it says is not what was entered"
         if (place := self._heads.places.get(mac)) is not None:
@@ -246,7 +246,7 @@ def _heads(path: Path, sizes: Mapping[Path, int]) -> Heads:
     places: dict[bytes, int] = {}
     broken = 0
     for file, size in sizes.items():
-        for line in audit_heads.lines(file, size):
+        for line in heads.lines(file, size):
             if line is None:
                 broken += 1
                 continue
@@ -285,6 +285,4 @@ def _accepted(turns: list[Mapping[str, Any]], known: Known, node: str) -> _Accep
 
 def _proven(row: Mapping[str, Any], materials: Mapping[str, bytes]) -> bool:
     material = materials.get(row["key"])
-    return material is not None and hmac.compare_digest(
-        audit_chain.mac(material, audit_chain.of_row(row)), bytes(row["mac"])
-    )
+    return material is not None and hmac.compare_digest(chain.mac(material, chain.of_row(row)), bytes(row["mac"]))

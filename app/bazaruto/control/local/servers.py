@@ -17,12 +17,12 @@ from psycopg.conninfo import conninfo_to_dict
 
 from bazaruto import embedded, processes, server_user
 from bazaruto.config import Settings
-from bazaruto.control.local_home import Home
+from bazaruto.control.local.home import Home
 from bazaruto.database import statements
 from bazaruto.processes import ProcessIdentity
 from bazaruto.server_user import EmbeddedError, ServerUser
 
-SQL = statements("bazaruto.control", "local.sql")
+SQL = statements(__package__, "servers.sql")
 SERVICE, CONTROL, REDIS = "postgresql-service", "postgresql-control", "redis"
 NAMES = (SERVICE, CONTROL, REDIS)
 ROLES = {SERVICE: "bazaruto", CONTROL: "bazaruto_control"}  # each owns a database of its own name

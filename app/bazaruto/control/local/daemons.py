@@ -17,8 +17,8 @@ import psycopg
 
 from bazaruto import embedded, processes
 from bazaruto.control import trust
-from bazaruto.control.local_home import Home
-from bazaruto.control.local_servers import SQL, bin_directory
+from bazaruto.control.local.home import Home
+from bazaruto.control.local.servers import SQL, bin_directory
 from bazaruto.processes import ProcessIdentity
 from bazaruto.server_user import EmbeddedError
 
