@@ -43,6 +43,10 @@ options:
       newest verified one.
     type: str
     default: ""
+  found:
+    description: What C(backup_find) said of the backup on the host where it was chosen; it will lie in O(directory).
+    type: dict
+    default: {}
   keep_writes:
     description: Whether the restore would let writes go on.
     type: bool
@@ -110,6 +114,7 @@ def main() -> None:
             "of": {"type": "str", "choices": ["restore", "undo"], "default": "restore"},
             "directory": {"type": "path"},
             "backup": {"type": "str", "default": ""},
+            "found": {"type": "dict", "default": {}},
             "keep_writes": {"type": "bool", "default": False},
             "keep_previous": {"type": "int", "default": 1},
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.bazaruto_backup import contents, statements, storage
@@ -24,7 +25,7 @@ def of_restore(options: dict[str, Any]) -> dict[str, Any]:
     """The backup and its age, what the live database has that it has not, and which kept databases would go."""
     names = swap.Names(options["database"], options["run"])
     server = Server(options["connection"], f"bazaruto restore preview {options['run']}")
-    backup = choose(options["directory"], options["backup"], "restore")
+    backup = _meant(options)
     lines = [_age_line(backup)]
     with server.connect(swap.MAINTENANCE_DATABASE) as session:
         newer = _newer_rows(server, session, names.live, backup["created_at"])
@@ -58,6 +59,14 @@ def of_undo(options: dict[str, Any]) -> dict[str, Any]:
         _newer_line(names.live, newer, "since that run began", names.kept),
     ]
     return {"lines": lines, "newer_rows": newer, "previous": previous, "run": run}
+
+
+def _meant(options: dict[str, Any]) -> dict[str, Any]:
+    """The backup: chosen here, or on another host, from where it is brought into the directory."""
+    found = options["found"]
+    if not found:
+        return choose(options["directory"], options["backup"], "restore")
+    return {**found, "path": str(Path(options["directory"]) / Path(found["path"]).name)}
 
 
 def _age_line(backup: dict[str, Any]) -> str:

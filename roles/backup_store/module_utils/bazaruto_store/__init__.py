@@ -1,0 +1,1 @@
+"""How backups travel between the host that keeps them and those that make or prove them."""
