@@ -1,6 +1,6 @@
 # Bazaruto Ops: every habit of this repository as one list. `make help` prints it.
 .DEFAULT_GOAL := help
-.PHONY: help up down status clean test test-hosts lab lab-down faults lint docs bench lock wheel bundle
+.PHONY: help up down status clean test test-hosts test-role test-site lab lab-down faults lint docs bench lock wheel bundle
 
 BIN := .venv/bin
 # Passed on to .ci/environment: which Python to make .venv with.
@@ -27,11 +27,19 @@ clean: ## Stop all of it and remove var/ with all its data, after asking
 
 test: lint ## Run the linters and every test this machine can run, and say what was left out
 	$(BIN)/pytest -n 2
+	@.ci/molecule quick
 
 test-hosts: ## Boot a real systemd host and test what runs there over SSH (root; makes the image once: 45 s, 600 MB)
 	@.ci/environment dev
 	$(BIN)/python -m tests.hosts.image
 	$(BIN)/pytest tests/hosts
+	@.ci/molecule all
+
+test-role: ## Test a role alone on a bare host, as in make test-role ROLE=redis (root)
+	@.ci/molecule $(ROLE)
+
+test-site: ## Build the whole site on a lab, ask it, and remove it (root; the quick part of scenario default)
+	@.ci/molecule quick
 
 lab: ## Boot eight Debian hosts with systemd, and mend what died (root; makes their image once: 1 minute, 500 MB)
 	@.ci/environment dev
