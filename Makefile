@@ -29,9 +29,9 @@ test: lint ## Run the linters and every test this machine can run, and say what 
 	$(BIN)/pytest -n 2
 	@.ci/molecule quick
 
-test-hosts: ## Boot a real systemd host and test what runs there over SSH (root; makes the image once: 45 s, 600 MB)
+test-hosts: ## Boot real hosts and test what runs there over SSH, then all Molecule scenarios (root; makes the image once)
 	@.ci/environment dev
-	$(BIN)/python -m tests.hosts.image
+	$(BIN)/python -m tests.lab.image
 	$(BIN)/pytest tests/hosts
 	@.ci/molecule all
 

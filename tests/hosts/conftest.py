@@ -18,8 +18,9 @@ import pytest
 
 from bazaruto import processes
 from bazaruto.control.engine import remote, rundir, surroundings
-from tests.hosts import image
-from tests.hosts.lab import Host
+from tests.lab import image, needs
+from tests.lab.host import Host
+from tests.lab.lab import Lab
 
 REPOSITORY = Path(__file__).parents[2]
 PLAYBOOKS = Path(__file__).parent / "playbooks"
@@ -27,7 +28,7 @@ PLAYBOOKS = Path(__file__).parent / "playbooks"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All of this folder works on one host, in one test process; without it, each test says why."""
-    reason = image.missing()
+    reason = needs.missing() or (None if image.is_complete() else "there is no image of a host: run `make test-hosts`")
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.hosts)
@@ -37,14 +38,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A booted host with PostgreSQL, and a user without rights beside root."""
-    directory = tmp_path_factory.mktemp("host")
-    with Host(directory, {REPOSITORY / "app": "/opt/bazaruto/app"}) as booted:
-        booted.run("systemctl is-system-running --wait", check=False)
+    """A booted host with PostgreSQL and our code, and a user without rights beside root: both let our key in."""
+    lab = Lab(tmp_path_factory.mktemp("home") / "lab" / "tests")
+    try:
+        [booted] = lab.up(["db1"])
+        booted.run("apt-get install -qq --no-install-recommends postgresql-15 python3-psycopg", seconds=120)
+        booted.copy(REPOSITORY / "app", "/opt/bazaruto/app")
+        booted.run("useradd --create-home --shell /bin/sh guest")
         booted.run(
-            "useradd --create-home --shell /bin/sh guest && cp -r /root/.ssh /home/guest && chown -R guest: /home/guest"
+            "cp -r /home/debian/.ssh /root && cp -r /home/debian/.ssh /home/guest && chown -R guest: /home/guest"
         )
+        booted.run("chown -R root: /root/.ssh")
         yield booted
+    finally:
+        lab.down()
 
 
 @dataclasses.dataclass
@@ -111,7 +118,7 @@ def make_run(host: Host, home: Path, user: str = "root") -> Run:
         "database_restore_connection": {"host": "/var/run/postgresql"},
         "database_restore_database": "bazaruto",
     }
-    hosts = {"database": {"hosts": {host.name: variables}}}
+    hosts = {"database": {"hosts": {host.name: variables}}, "backup": {"hosts": {host.name: {}}}}
     inventory.write_text(json.dumps({"all": {"children": hosts}}))
     directory = rundir.RunDirectory(home / "control" / "runs" / number)
     spec = rundir.Spec(number, "sample", "hosts", str(REPOSITORY), "", str(inventory), 60.0)

@@ -10,8 +10,10 @@ import pytest
 
 from bazaruto.control.engine import remote
 from tests.hosts.conftest import PLAYBOOKS, REPOSITORY, Run, ask, kill, make_run
-from tests.hosts.lab import Host, until
 from tests.hosts.test_transient_units import count, prepare_database
+from tests.lab import faults
+from tests.lab.host import Host
+from tests.lab.waiting import becomes_true
 
 
 def test_everything_that_a_killed_run_left_is_ended(host: Host, run: Run) -> None:
@@ -44,12 +46,12 @@ def test_a_restore_is_ended_with_its_session_in_the_server(host: Host, run: Run,
         database_restore_confirm="hosts",
         database_restore_backup=newest,
     )
-    assert until(lambda: "CREATE INDEX" in sessions(host, run), 30), playing.communicate()
+    assert becomes_true(lambda: "CREATE INDEX" in sessions(host, run), 30), playing.communicate()
     kill(playing)
     assert "CREATE INDEX" in sessions(host, run)
     assert ask(run)["left"] == []
     assert host.run("pgrep pg_restore", check=False).stdout == ""
-    assert until(lambda: sessions(host, run) == "", 5)
+    assert becomes_true(lambda: sessions(host, run) == "", 5)
     assert host.run("sudo -u postgres psql -XAtc 'SELECT count(*) FROM items' bazaruto").stdout == "10\n"
 
 
@@ -59,12 +61,14 @@ def test_a_session_whose_client_was_killed_ends_within_two_seconds(host: Host, r
     lock = "sudo -u postgres psql -X -c 'BEGIN; LOCK TABLE items; SELECT pg_sleep(20)' bazaruto"
     host.run(f"systemd-run --collect --unit=test-lock {lock}")
     locks = "SELECT mode FROM pg_locks WHERE relation = 'items'::regclass"
-    assert until(lambda: "AccessExclusive" in host.run(f'sudo -u postgres psql -XAtc "{locks}" bazaruto').stdout, 10)
+    assert becomes_true(
+        lambda: "AccessExclusive" in host.run(f'sudo -u postgres psql -XAtc "{locks}" bazaruto').stdout, 10
+    )
     playing = run.start(REPOSITORY / "playbooks" / "backup.yml")
-    assert until(lambda: "|Lock|" in sessions(host, run), 30), playing.communicate()
+    assert becomes_true(lambda: "|Lock|" in sessions(host, run), 30), playing.communicate()
     kill(playing)
     host.run(f"systemctl kill --signal=KILL '{run.pattern()}'")
-    assert until(lambda: sessions(host, run) == "", 3)
+    assert becomes_true(lambda: sessions(host, run) == "", 3)
     host.run("systemctl stop test-lock")
 
 
@@ -72,22 +76,22 @@ def test_a_session_whose_client_was_killed_ends_within_two_seconds(host: Host, r
 def cut_host(host: Host) -> Iterator[Host]:
     """The host, reachable again after the test."""
     yield host
-    host.freeze(False)
-    host.join()
-    assert until(lambda: host.run("true", check=False).returncode == 0, 10)
+    faults.thaw(host)
+    faults.join(host)
+    assert becomes_true(lambda: host.run("true", check=False).returncode == 0, 10)
 
 
 def test_a_host_that_is_cut_off_is_left_with_a_reason_until_it_answers(cut_host: Host, run: Run) -> None:
     playing = run.start(PLAYBOOKS / "linger.yml", number=2005)
-    assert until(lambda: count(cut_host, "sleep 72005") == 5, 30)
-    cut_host.cut()
+    assert becomes_true(lambda: count(cut_host, "sleep 72005") == 5, 30)
+    faults.cut(cut_host)
     kill(playing)
     answer = ask(run)
     assert [left["host"] for left in answer["left"]] == [cut_host.name]
     assert "could not be reached" in answer["left"][0]["reason"]
     assert answer["stopped"] == []
-    cut_host.join()
-    assert until(lambda: cut_host.run("true", check=False).returncode == 0, 10)
+    faults.join(cut_host)
+    assert becomes_true(lambda: cut_host.run("true", check=False).returncode == 0, 10)
     assert count(cut_host, "sleep 72005") == 5  # it was at work all the time
     assert ask(run, cut_host.name)["stopped"] == run.units()  # the retry asks only whom it must
     assert count(cut_host, "sleep 72005") == 0
@@ -95,12 +99,12 @@ def test_a_host_that_is_cut_off_is_left_with_a_reason_until_it_answers(cut_host:
 
 def test_a_frozen_host_is_left_with_a_reason_within_the_deadline(cut_host: Host, run: Run) -> None:
     leave(cut_host, run, 2006)
-    cut_host.freeze(True)
+    faults.freeze(cut_host)
     begun = time.monotonic()
     answer = ask(run)
     assert time.monotonic() - begun < remote.DEADLINE_SECONDS + remote.MARGIN_SECONDS
     assert [left["host"] for left in answer["left"]] == [cut_host.name]
-    cut_host.freeze(False)
+    faults.thaw(cut_host)
     assert ask(run)["stopped"] == run.units()
 
 
@@ -132,7 +136,7 @@ def test_a_host_that_nobody_knows_any_more_is_left(host: Host, run: Run) -> None
 def leave(host: Host, run: Run, number: int) -> None:
     """Let a run die in the middle of its work."""
     playing = run.start(PLAYBOOKS / "linger.yml", number=number)
-    assert until(lambda: count(host, f"sleep 7{number}") == 5, 30)
+    assert becomes_true(lambda: count(host, f"sleep 7{number}") == 5, 30)
     kill(playing)
 
 

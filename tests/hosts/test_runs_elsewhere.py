@@ -14,9 +14,11 @@ import pytest
 from bazaruto import processes
 from bazaruto.control.engine import rundir, surroundings, sweep
 from tests.hosts.conftest import PLAYBOOKS, REPOSITORY, Run, ask
-from tests.hosts.lab import Host, until
 from tests.hosts.test_end_work import cut_host
 from tests.hosts.test_transient_units import count
+from tests.lab import faults
+from tests.lab.host import Host
+from tests.lab.waiting import becomes_true
 
 __all__ = ["cut_host"]
 
@@ -31,13 +33,13 @@ def test_a_canceled_runs_work_on_the_host_is_ended_with_it(host: Host, run: Run)
 
 def test_a_host_that_is_cut_off_stands_in_the_record(cut_host: Host, run: Run) -> None:
     guard = start(cut_host, run, 4002)
-    cut_host.cut()
+    faults.cut(cut_host)
     cancel(run)
     outcome = ended(run, guard)
     assert (outcome["status"], outcome["left_running"]) == ("canceled", [cut_host.name])
     assert f"It may still be at work on {cut_host.name}: it could not be reached" in outcome["error"]
-    cut_host.join()
-    assert until(lambda: cut_host.run("true", check=False).returncode == 0, 10)
+    faults.join(cut_host)
+    assert becomes_true(lambda: cut_host.run("true", check=False).returncode == 0, 10)
     assert ask(run, *outcome["left_running"])["left"] == []
     assert count(cut_host, "sleep 74002") == 0
 
@@ -75,7 +77,7 @@ def start(host: Host, run: Run, number: int) -> subprocess.Popen[bytes]:
         start_new_session=True,
     )
     os.close(lock)
-    assert until(lambda: count(host, f"sleep 7{number}") == 5, 30)
+    assert becomes_true(lambda: count(host, f"sleep 7{number}") == 5, 30)
     return guard
 
 

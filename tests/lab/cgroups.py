@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -37,17 +38,15 @@ class Cgroup:
 
     def populated(self, part: str = "") -> bool:
         """Whether any process is in it, or in a part of it."""
-        try:
-            return "populated 1" in (self._path / part / "cgroup.events").read_text(encoding="ascii")
-        except (FileNotFoundError, NotADirectoryError, OSError):
-            return False
+        return "populated 1" in self._read(f"{part}/cgroup.events")
+
+    def is_frozen(self) -> bool:
+        """Whether nothing in it runs."""
+        return "frozen 1" in self._read("cgroup.events")
 
     def processes(self, part: str) -> list[int]:
         """The processes of a part of it, but not of parts below."""
-        try:
-            return [int(word) for word in (self._path / part / "cgroup.procs").read_text(encoding="ascii").split()]
-        except FileNotFoundError:
-            return []
+        return [int(word) for word in self._read(f"{part}/cgroup.procs").split()]
 
     def kill(self) -> None:
         """End every process in it at once, and remove it."""
@@ -64,3 +63,12 @@ class Cgroup:
         word = f"frozen {int(frozen)}"
         events = self._path / "cgroup.events"
         until(lambda: word in events.read_text(encoding="ascii"), KILL_SECONDS, f"{self._path} is not {word}")
+
+    def _read(self, name: str) -> str:
+        """A file of the kernel's; empty when the cgroup is gone, also between opening and reading it."""
+        try:
+            return (self._path / name.removeprefix("/")).read_text(encoding="ascii")
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENODEV):
+                return ""
+            raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -34,17 +35,57 @@ def fast(host: Host) -> None:
             subprocess.run([*end, "tc", "qdisc", "delete", "dev", device, "root"], check=True)
 
 
+def freeze(host: Host, unit: str | None = None) -> None:
+    """Let nothing on it run any more (TCP connects, nobody answers), or nothing of one unit."""
+    if unit:
+        host.run(f"systemctl freeze {shlex.quote(unit)}")
+    else:
+        host.freeze(True)
+
+
+def thaw(host: Host, unit: str | None = None) -> None:
+    """Let it run on."""
+    if unit:
+        host.run(f"systemctl thaw {shlex.quote(unit)}")
+    else:
+        host.freeze(False)
+
+
+def fill(host: Host, disk: str) -> None:
+    """Leave no space on one of its small disks."""
+    host.disk(disk).fill()
+
+
+def free(host: Host, disk: str) -> None:
+    """Give the disk its size again."""
+    host.disk(disk).free()
+
+
 def heal(host: Host) -> None:
-    """Take away what keeps it from answering."""
-    if not host.runs():
-        return
-    host.freeze(False)
+    """Take away what keeps it from answering: not what was done to single units."""
     for disk in host.disks:
-        if disk.is_mounted():
+        if disk.is_full():
             disk.free()
-    if Path("/sys/class/net", host.link).exists() and host.leader():
+    if host.runs():
+        thaw(host)
+    if host.leader() and Path("/sys/class/net", host.link).exists():
         fast(host)
         join(host)
+
+
+def state(host: Host) -> str:
+    """How it is, in words."""
+    if not host.runs():
+        words = ["down"]
+    elif host.is_frozen():
+        words = ["frozen"]
+    elif host.is_cut():
+        words = ["cut off"]
+    else:
+        words = ["up" if host.answers() else "does not answer"]
+    if host.runs() and not host.is_kept():
+        words.append("nobody keeps it: make lab mends that")
+    return ", ".join([*words, *(f"{disk.volume.path} is full" for disk in host.disks if disk.is_full())])
 
 
 def _ends(host: Host) -> list[tuple[list[str], str]]:

@@ -55,14 +55,36 @@ class Host:
         """The command line that runs words on it as its administrator."""
         return ["ssh", "-F", str(self._claim.directory / "ssh_config"), self.name, *words]
 
+    def copy(self, source: Path, target: str, *options: str) -> None:
+        """Put what is in a directory here into one there, as root's, with tar's options for it."""
+        packed = subprocess.run(["tar", "-C", source, "-cf", "-", "."], capture_output=True, check=True).stdout
+        words = ["mkdir", "-p", target, "&&", "sudo", "tar", "-C", target, "--no-same-owner", *options, "-xf", "-"]
+        subprocess.run(self.ssh("sudo", *words), input=packed, capture_output=True, check=True, timeout=60)
+
+    def disk(self, name: str) -> Disk:
+        """One of its small disks, by its name."""
+        if found := next((disk for disk in self.disks if disk.volume.name == name), None):
+            return found
+        known = ", ".join(disk.volume.name for disk in self.disks) or "none"
+        raise LabError(f"{self.name} has no small disk {name}; it has {known}.")
+
     def units(self, pattern: str) -> list[str]:
         """The units that it runs, by a pattern of their names."""
         said = self.run(f"systemctl list-units --plain --no-legend --full {shlex.quote(pattern)}").stdout
         return [line.split()[0] for line in said.splitlines()]
 
+    def is_frozen(self) -> bool:
+        """Whether nothing on it runs though it is there."""
+        return self._cgroup.is_frozen()
+
+    def is_cut(self) -> bool:
+        """Whether its cable is off."""
+        flags = Path("/sys/class/net", self.link, "flags")
+        return flags.exists() and not int(flags.read_text(encoding="ascii"), 16) & 1
+
     def is_kept(self) -> bool:
         """Whether it runs, with a keeper that boots it again."""
-        return self._cgroup.populated("keeper") and bool(self._nspawn())
+        return self._cgroup.populated("keeper") and bool(self.pids("guest/supervisor"))
 
     def runs(self) -> bool:
         """Whether any process of it is there."""
@@ -95,7 +117,7 @@ class Host:
 
     def stop(self) -> None:
         """Power it off cleanly."""
-        for pid in self._nspawn():
+        for pid in self.pids("guest/supervisor"):
             if identity := processes.identify(pid):
                 processes.send(identity, signal.SIGTERM)
         until(lambda: not self._cgroup.populated(), STOP_SECONDS, f"{self.name} has not powered off")
@@ -119,10 +141,11 @@ class Host:
 
     def leader(self) -> int | None:
         """Its systemd, as this machine counts processes."""
-        return next(iter(self._cgroup.processes("guest/payload/init.scope")), None)
+        return next(iter(self.pids("guest/payload/init.scope")), None)
 
-    def _nspawn(self) -> list[int]:
-        return self._cgroup.processes("guest/supervisor")
+    def pids(self, part: str) -> list[int]:
+        """The processes of a part of its cgroup: `keeper`, `guest/supervisor` (nspawn), and below `guest/payload`."""
+        return self._cgroup.processes(part)
 
     def _spawn(self) -> None:
         root = self._directory / "root"
@@ -139,7 +162,7 @@ class Host:
             log_path=self.console,
             cwd=Path("/"),
         )
-        begun = becomes_true(lambda: bool(self._nspawn()), BOOT_SECONDS)
+        begun = becomes_true(lambda: bool(self.pids("guest/supervisor")), BOOT_SECONDS)
         if not begun:
             raise LabError(f"{self.name} did not boot: {self.console.read_text(encoding='utf-8')[-1000:]}")
 

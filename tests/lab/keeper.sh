@@ -17,7 +17,10 @@ mkdir -p "$cgroup/keeper"
 echo $$ >"$cgroup/keeper/cgroup.procs"
 sed 's/[a-z_]\+/+&/g' "$cgroup/cgroup.controllers" >"$cgroup/cgroup.subtree_control"
 
-mount -t overlay -o "lowerdir=$image,upperdir=$directory/upper,workdir=$directory/work" overlay "$directory/root"
+# Volatile: what the host writes is not forced to the disk. It needs no more than to outlive the host, not this machine;
+# and the mark by which overlayfs would refuse it after this machine's crash is then not wanted.
+rm -rf "$directory/work/work/incompat/volatile"
+mount -t overlay -o "volatile,lowerdir=$image,upperdir=$directory/upper,workdir=$directory/work" overlay "$directory/root"
 # What nspawn notes about its machines, and leaves when it is killed.
 mkdir -p /run/systemd/nspawn
 mount -t tmpfs tmpfs /run/systemd/nspawn

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bazaruto import processes
-from tests.lab import claims, faults, files, image, plan
+from tests.lab import claims, faults, files, image, needs, plan
 from tests.lab.claims import Claim
 from tests.lab.errors import LabError
 from tests.lab.host import Host
@@ -57,6 +57,8 @@ class Lab:
         with self._alone():
             self._make_whole()
             hosts = [self.host(name) for name in names or plan.HOSTS]
+            if reason := needs.watchers(sum(not host.is_kept() for host in hosts)):
+                raise LabError(f"Not all hosts can be booted: {reason}.")
             with ThreadPoolExecutor(len(hosts)) as pool:
                 list(pool.map(_raise, hosts))
         return hosts

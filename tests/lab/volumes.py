@@ -40,9 +40,17 @@ class Disk:
         bytes_ = (used.f_blocks - used.f_bfree) * used.f_frsize + LEFT_BYTES
         self._resize(str(bytes_))
 
+    def is_full(self) -> bool:
+        """Whether it was filled."""
+        return self.is_mounted() and self._size() < self.volume.size_mib << 20
+
     def free(self) -> None:
         """It has its size again."""
         self._resize(f"{self.volume.size_mib}m")
+
+    def _size(self) -> int:
+        found = os.statvfs(self.directory)
+        return found.f_blocks * found.f_frsize
 
     def _resize(self, size: str) -> None:
         subprocess.run(["mount", "-o", f"remount,size={size}", self.directory], check=True)
