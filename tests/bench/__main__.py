@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from . import audit, backups, events, launches, memory, retention, service, start
+from . import audit, backups, events, launches, memory, retention, service, site, start
 from .figures import Figure, report
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("setup", "memory", "service", "backups", "events", "launches", "audit", "retention", "start")
+PARTS = ("setup", "memory", "service", "backups", "events", "launches", "audit", "retention", "start", "plays")
 
 
 def main() -> None:
@@ -24,6 +25,15 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3, help="how often each pair is measured (default 3)")
     chosen = parser.parse_args()
     parts = chosen.parts or PARTS
+    figures = site.measure(chosen.pairs) if "plays" in parts else []
+    if set(parts) - {"plays"}:
+        figures += _of_this_machine(parts, chosen.pairs)
+    if figures:
+        report(figures, ROOT / "var" / "bench.json")
+
+
+def _of_this_machine(parts: Sequence[str], pairs: int) -> list[Figure]:
+    """The figures of an installation by `bazaruto up`."""
     figures: list[Figure] = []
     bazaruto = str(Path(sys.executable).parent / "bazaruto")
     with tempfile.TemporaryDirectory(prefix="bazaruto-bench-") as directory:
@@ -37,12 +47,12 @@ def main() -> None:
             status = _status(bazaruto, environment)
             figures += memory.measure(home) if "memory" in parts else []
             if "service" in parts:
-                figures += service.measure(chosen.pairs, home, status["url"], status["database_url"])
+                figures += service.measure(pairs, home, status["url"], status["database_url"])
             if "backups" in parts:
                 owner = backups.superuser_url(home)
                 print(f"database of {backups.fill(status['database_url']) / 1e6:.0f} MB")
-                figures += backups.measure(bazaruto, environment, owner, chosen.pairs)
-            figures += launches.measure(chosen.pairs) if "launches" in parts else []
+                figures += backups.measure(bazaruto, environment, owner, pairs)
+            figures += launches.measure(pairs) if "launches" in parts else []
             figures += audit.measure() if "audit" in parts else []
             if "events" in parts:
                 control = _status(bazaruto, environment, "control")
@@ -52,10 +62,10 @@ def main() -> None:
                 figures += retention.measure(home, control["database_url"], environment)
             if "start" in parts:
                 database_url = start.database_beside(status["database_url"], backups.superuser_url(home))
-                figures += start.measure(environment, database_url, _free_port(), chosen.pairs)
+                figures += start.measure(environment, database_url, _free_port(), pairs)
         finally:
             subprocess.run([bazaruto, "down"], env=environment, check=True)
-    report(figures, ROOT / "var" / "bench.json")
+    return figures
 
 
 def _timed(arguments: list[str], environment: dict[str, str]) -> float:
