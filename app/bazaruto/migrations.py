@@ -15,6 +15,7 @@ from yoyo.migrations import Migration, default_migration_table
 
 MIGRATE_KEY = 7_234_017_283_807_667_302  # advisory lock of the migrating session
 LOCK_TIMEOUT_SECONDS = 120
+BOOKKEEPING = Path(__file__).with_name("bookkeeping.sql")
 
 
 class MigrationFailed(Exception):
@@ -29,6 +30,7 @@ def migrate(url: str, directory: Path) -> list[str]:
         missing = [migration for migration in migrations if migration.hash not in known]
         for migration in missing:
             backend.apply_whole(migration)
+        backend.keep_the_books()
         return [migration.id for migration in missing]
 
 
@@ -46,10 +48,16 @@ def pending_on(connection: psycopg.Connection[Any], directory: Path) -> list[str
 
 def _applied(connection: psycopg.Connection[Any]) -> list[str]:
     cursor = connection.cursor(row_factory=tuple_row)
-    found = cursor.execute(f"SELECT to_regclass('{default_migration_table}')").fetchone()
-    if not found or found[0] is None:
+    found = cursor.execute(
+        f"SELECT to_regprocedure('applied_migrations()'), to_regclass('{default_migration_table}')"
+    ).fetchone()
+    function, table = found or (None, None)
+    if function:
+        cursor.execute("SELECT applied_migrations()")
+    elif table:  # migrated by an earlier version
+        cursor.execute(f"SELECT migration_id FROM {default_migration_table}")  # noqa: S608 - yoyo's constant
+    else:
         return []
-    cursor.execute(f"SELECT migration_id FROM {default_migration_table}")  # noqa: S608 - yoyo's constant
     return [row[0] for row in cursor]
 
 
@@ -62,6 +70,11 @@ class _Backend(PostgresqlPsycopgBackend):
 
     def connect(self, dburi: DatabaseURI) -> psycopg.Connection[Any]:
         return psycopg.connect(dburi.args["libpq"], autocommit=True, connect_timeout=10)
+
+    def keep_the_books(self) -> None:
+        """What was applied is the owner's to write; others may ask for the names."""
+        with self.transaction():
+            self.connection.execute(BOOKKEEPING.read_bytes())
 
     def apply_whole(self, migration: Migration) -> None:
         """Run the file and mark it applied in one transaction, so that a kill leaves both or neither.

@@ -215,6 +215,25 @@ def test_migrations_are_applied_once_in_order_and_pending_says_what_is_missing(
         assert connection.execute("SELECT things_named(':x %s ''a''')").fetchone() == (1,)
 
 
+def test_who_is_given_all_tables_by_default_can_ask_what_was_applied_and_not_touch_the_record(
+    database_url: str, tmp_path: Path
+) -> None:
+    _write_migrations(tmp_path)
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute("ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC")
+        database.migrate(database_url, tmp_path)
+        rights = owner.execute(
+            """
+            SELECT has_table_privilege('pg_monitor', 'things', 'SELECT'),
+                   has_table_privilege('pg_monitor', '_yoyo_migration', 'SELECT, INSERT, UPDATE, DELETE'),
+                   has_table_privilege('pg_monitor', 'yoyo_lock', 'SELECT, INSERT, UPDATE, DELETE'),
+                   has_function_privilege('pg_monitor', 'applied_migrations()', 'EXECUTE')
+            """
+        ).fetchone()
+        assert rights == (True, False, False, True)
+        assert owner.execute("SELECT applied_migrations()").fetchall() == [("0001_first",), ("0002_second",)]
+
+
 def test_pending_changes_nothing(database_url: str, tmp_path: Path) -> None:
     _write_migrations(tmp_path)
     database.pending(database_url, tmp_path)
