@@ -87,7 +87,7 @@ def install(options: dict[str, Any], check_mode: bool) -> dict[str, Any]:
             shutil.rmtree(partial, ignore_errors=True)
             make(partial, bundle, options["pip"], final=directory)
             (partial / COMPLETE).write_text(f"{wanted}\n", encoding="utf-8")
-            os.sync()  # complete on the disk before it is called complete
+            run(["sync", "--file-system", str(partial)])  # on the disk before it is called complete
             replace(partial, directory)
     return answer
 
@@ -129,7 +129,7 @@ def make(partial: Path, bundle: Path, pip: str, final: Path) -> None:
     shutil.rmtree(source)
     # Now, as the service runs where it can write nothing.
     run([python, "-m", "compileall", "-q", "-j0", str(partial / "lib")])
-    for script in (partial / "bin").iterdir():
+    for script in [partial / "pyvenv.cfg", *(partial / "bin").iterdir()]:
         if script.is_file() and not script.is_symlink():
             script.write_bytes(script.read_bytes().replace(os.fsencode(partial), os.fsencode(final)))
 
