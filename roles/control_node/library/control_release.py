@@ -10,12 +10,15 @@ short_description: Install a release of the control plane from its bundle, whole
 description:
   - Makes a virtual environment of the wheels in O(bundle), each compared with the hashes of the bundle's lock, without
     any network. It is built beside O(directory)/O(version) and renamed last, so what has that name is whole.
-  - A version that is there stays as it is. The same version of another bundle is refused, for nobody could tell what
-    runs.
+  - A version that is there stays as it is, unless it came from another bundle; then it is replaced.
 options:
   bundle:
     description: C(make bundle) wrote it. On this host.
     type: path
+    required: true
+  sha256:
+    description: Of the bundle, as it should be.
+    type: str
     required: true
   directory:
     description: Where releases lie.
@@ -39,6 +42,7 @@ EXAMPLES = r"""
 - name: Install the release
   control_release:
     bundle: /opt/bazaruto/bundles/bazaruto-control-0.1.0.bundle.tar
+    sha256: "{{ checksum }}"
     directory: /opt/bazaruto/control/releases
     version: 0.1.0
 """
@@ -74,6 +78,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "bundle": {"type": "path", "required": True},
+            "sha256": {"type": "str", "required": True},
             "directory": {"type": "path", "required": True},
             "version": {"type": "str", "required": True},
             "python": {"type": "path", "default": "/usr/bin/python3"},
@@ -83,11 +88,10 @@ def main() -> None:
     given = module.params
     release, bundle = Path(given["directory"]) / given["version"], Path(given["bundle"])
     try:
-        if release.exists():
-            refuse_another(release, bundle)
+        if origin(release) == given["sha256"]:
             module.exit_json(changed=False, path=str(release))
         if not module.check_mode:
-            install(release, bundle, given["python"])
+            install(release, bundle, given["sha256"], given["python"])
     except Refused as error:
         module.fail_json(msg=f"{error}.")
     except (OSError, KeyError, tarfile.TarError) as error:
@@ -95,24 +99,18 @@ def main() -> None:
     module.exit_json(changed=True, path=str(release))
 
 
-def refuse_another(release: Path, bundle: Path) -> None:
-    """Refuse a bundle that is not what the release was made of. One that is not here cannot be another."""
-    if bundle.is_file() and (release / MARK).read_text(encoding="ascii").strip() != contents(bundle):
-        raise Refused(
-            f"{release} was installed from another bundle than {bundle}, which has the same version: give it a new "
-            f"version in pyproject.toml, or stop the control plane and remove {release}"
-        )
+def origin(release: Path) -> str | None:
+    """SHA-256 of the bundle that a release came from; None where there is no whole release."""
+    mark = release / MARK
+    return mark.read_text(encoding="ascii").strip() if mark.is_file() else None
 
 
-def contents(bundle: Path) -> str:
-    """SHA-256 of what the bundle says it holds: its manifest names every file with its hash."""
-    with tarfile.open(bundle) as packed:
-        manifest = packed.extractfile("manifest.json")
-        return hashlib.sha256(manifest.read() if manifest else b"").hexdigest()
-
-
-def install(release: Path, bundle: Path, python: str) -> None:
+def install(release: Path, bundle: Path, sha256: str, python: str) -> None:
     """Build it beside its place, and give it its name."""
+    with bundle.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise Refused(f"{bundle} has the SHA-256 {found}, and should have {sha256}: it was changed on its way")
     release.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(release.parent).free
     if free < NEEDED_BYTES:
@@ -123,11 +121,13 @@ def install(release: Path, bundle: Path, python: str) -> None:
     try:
         with tempfile.TemporaryDirectory(dir=partial) as unpacked:
             with tarfile.open(bundle) as packed:
-                packed.extractall(unpacked, filter="data")
+                packed.extractall(unpacked)  # noqa: S202 - its hash is what it should be
             build(partial / "venv", Path(unpacked), python)
         move_scripts(partial / "venv", release)
-        (partial / "venv" / MARK).write_text(contents(bundle) + "\n", encoding="ascii")
+        (partial / "venv" / MARK).write_text(sha256 + "\n", encoding="ascii")
         os.sync()
+        if release.exists():
+            release.rename(partial / "replaced")
         (partial / "venv").rename(release)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
