@@ -32,11 +32,11 @@ class Played:
         return f"exit status {self.rc}; changed:{changes or ' nothing'}\nfailed:{failures or ' nothing'}"
 
 
-def play(*arguments: str, inventory: str = "lab", **environment: str) -> Played:
-    """Run site.yml with these arguments beside the inventory."""
+def play(*arguments: str, inventory: str = "lab", playbook: Path = SITE, **environment: str) -> Played:
+    """Run site.yml, or another playbook, with these arguments beside the inventory."""
     settings = {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_NOCOLOR": "1"}
     done = subprocess.run(
-        command(*arguments, inventory=inventory),
+        command(*arguments, inventory=inventory, playbook=playbook),
         cwd=REPOSITORY,
         env={**os.environ, **settings, **environment},
         stdin=subprocess.DEVNULL,
@@ -48,10 +48,10 @@ def play(*arguments: str, inventory: str = "lab", **environment: str) -> Played:
     return _read(done.returncode, done.stdout, done.stderr)
 
 
-def command(*arguments: str, inventory: str = "lab") -> list[str]:
+def command(*arguments: str, inventory: str = "lab", playbook: Path = SITE) -> list[str]:
     """The command line of that."""
     program = str(Path(sys.executable).parent / "ansible-playbook")
-    return [program, "-i", f"inventories/{inventory}", str(SITE), *arguments]
+    return [program, "-i", f"inventories/{inventory}", str(playbook), *arguments]
 
 
 def _read(rc: int, output: str, errors: str) -> Played:

@@ -1,0 +1,1 @@
+"""What one role alone must do on one bare host, asked by its scenario in molecule/."""
