@@ -11,10 +11,12 @@ from pathlib import Path
 
 from tests.lab.errors import LabError
 from tests.lab.host import Host
+from tests.lab.waiting import becomes_true
 
 SOURCE = Path(__file__).parents[1] / "faults" / "clock_shift.c"
 PLACE = "/usr/local/lib/bazaruto-lab"
 LIBRARY = "clock_shift.so"
+TAKEN_SECONDS = 5.0
 
 
 def shift(host: Host, unit: str, seconds: int) -> None:
@@ -28,6 +30,7 @@ def shift(host: Host, unit: str, seconds: int) -> None:
             _remove(host, unit)
         return
     with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)  # as it is here, it will be there, and the unit's user reads it
         Path(directory, unit).write_bytes(struct.pack("l", seconds))
         if not preloaded:
             _build(Path(directory, LIBRARY))
@@ -41,14 +44,12 @@ def _preload(host: Host, unit: str) -> None:
     lines = f"[Service]\nEnvironment=LD_PRELOAD={PLACE}/{LIBRARY} CLOCK_SHIFT_FILE={PLACE}/{unit}\n"
     path = _drop_in(unit)
     host.run(f"mkdir -p $(dirname {path}) && printf %s {shlex.quote(lines)} >{path} && systemctl daemon-reload")
-    done = host.run(
-        f"systemctl restart {unit} && grep -q {LIBRARY} /proc/$(systemctl show -P MainPID {unit})/maps", check=False
-    )
-    if done.returncode:
+    host.run(f"systemctl restart {unit}")
+    maps = f"grep -q {LIBRARY} /proc/$(systemctl show -P MainPID {unit})/maps"
+    # A unit is started before its program is: it loads the library a little later.
+    if not becomes_true(lambda: host.run(maps, check=False).returncode == 0, TAKEN_SECONDS):
         _remove(host, unit)
-        raise LabError(
-            f"{unit} on {host.name} does not take another clock, as no program in Go does. {done.stderr.strip()}"
-        )
+        raise LabError(f"{unit} on {host.name} does not take another clock: programs in Go, for one, load no library.")
 
 
 def _remove(host: Host, unit: str) -> None:
