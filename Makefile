@@ -26,8 +26,9 @@ clean: ## Stop all of it and remove var/ with all its data, after asking
 	@if [ -x $(BIN)/bazaruto ]; then $(BIN)/bazaruto down --remove-data; else echo "Nothing is set up here."; fi
 
 test: lint ## Run the linters and every test this machine can run, and say what was left out
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 -m "not hosts"
 	@.ci/molecule quick
+	@echo "Left out: tests on single hosts, and all that Molecule's scenarios ask: make test-hosts (root) runs them."
 
 test-hosts: ## Boot real hosts and test what runs there over SSH, then all Molecule scenarios (root; makes the image once)
 	@.ci/environment dev
