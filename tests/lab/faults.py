@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-from pathlib import Path
 
 from tests.lab.errors import LabError
 from tests.lab.host import Host
@@ -62,13 +61,13 @@ def free(host: Host, disk: str) -> None:
 
 
 def heal(host: Host) -> None:
-    """Take away what keeps it from answering: not what was done to single units."""
+    """Take away what keeps it from answering: not what was done to single units, nor what its next boot takes away."""
     for disk in host.disks:
         if disk.is_full():
             disk.free()
     if host.runs():
         thaw(host)
-    if host.leader() and Path("/sys/class/net", host.link).exists():
+    if host.is_kept() and host.leader():
         fast(host)
         join(host)
 
