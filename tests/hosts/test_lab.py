@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +128,42 @@ def test_a_lab_without_its_files_is_made_anew(home: Path) -> None:
         lab.down()
 
 
+def test_a_lab_that_was_half_made_is_made_whole(home: Path) -> None:
+    """`make lab` is killed at one step after the other; the last one is not."""
+    lab = Lab(home / "lab" / "half")
+
+    def has(name: str) -> bool:
+        claim = claims.find(lab.directory)
+        return claim is not None and any(claim.store.glob(name))
+
+    try:
+        for step in ("claim.json", "host_keys/*", "secret_names", "cache1/upper", "cache1/console.log"):
+            argv = [sys.executable, "-m", "tests.lab", "up", "cache1"]
+            making = subprocess.Popen(argv, cwd=REPOSITORY, env=of(home, lab), stdout=subprocess.DEVNULL)
+            assert becomes_true(functools.partial(has, step), 30)
+            making.kill()
+            making.wait()
+        done = command(home, lab, "up", "cache1")
+        assert done.returncode == 0, done.stderr
+        assert "1 hosts answer" in done.stdout
+    finally:
+        lab.down()
+
+
+def test_a_person_sees_how_hosts_are_and_enters_them(lab: Lab, home: Path, cache: Host) -> None:
+    assert f"cache1  {cache.address}" in command(home, lab, "status").stdout
+    assert command(home, lab, "enter", "cache1", "hostname").stdout == "cache1\n"
+    done = command(home, lab, "freeze", "cache2")
+    assert (done.returncode, done.stderr.partition(":")[0]) == (1, "There is no host cache2 in a lab")
+    done = command(home, Lab(home / "lab" / "none"), "status")
+    assert (done.returncode, done.stderr) == (1, "There is no lab none: run `make lab`.\n")
+
+
+def test_a_machine_without_its_programs_is_told_what_to_install(lab: Lab, home: Path) -> None:
+    done = command(home, lab, "up", PATH="/nowhere")
+    assert "apt-get install --no-install-recommends iproute2 mmdebstrap openssh-client systemd-container" in done.stderr
+
+
 def test_nothing_is_left_of_a_lab(home: Path) -> None:
     """Of one at work, of one whose keepers were killed, of one that lost its files, and of one that was never whole."""
     lab = Lab(home / "lab" / "four")
@@ -158,14 +196,20 @@ def test_names_of_links_are_short_enough() -> None:
 
 def ansible(home: Path, lab: Lab, *words: str) -> subprocess.CompletedProcess[str]:
     """One task on hosts, by inventories/lab."""
-    return subprocess.run(
-        ["ansible", "-i", "inventories/lab", *words],
-        cwd=REPOSITORY,
-        env={**os.environ, "BAZARUTO_HOME": str(home), "BAZARUTO_LAB": lab.directory.name},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    argv = ["ansible", "-i", "inventories/lab", *words]
+    return subprocess.run(argv, cwd=REPOSITORY, env=of(home, lab), capture_output=True, text=True, check=False)
+
+
+def command(home: Path, lab: Lab, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """What a person calls."""
+    argv = [sys.executable, "-m", "tests.lab", *words]
+    environment = {**of(home, lab), **variables}
+    return subprocess.run(argv, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+
+
+def of(home: Path, lab: Lab) -> dict[str, str]:
+    """The environment in which a lab is meant."""
+    return {**os.environ, "BAZARUTO_HOME": str(home), "BAZARUTO_LAB": lab.directory.name}
 
 
 def killed(host: Host, part: str) -> None:
