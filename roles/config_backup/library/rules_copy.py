@@ -13,9 +13,11 @@ description:
   - A O(dest) of the same content is left alone. Two copies at a time refuse each other.
 options:
   src:
-    description: What is copied.
+    description: What is copied; or else O(content).
     type: path
-    required: true
+  content:
+    description: "What is copied, from another host, in base64."
+    type: str
   dest:
     description: Where to. Owner and mode of a file that is there stay; a new one gets O(mode).
     type: path
@@ -63,12 +65,14 @@ rules:
   type: dict
 """
 
+import base64
 import contextlib
 import fcntl
 import hashlib
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,13 +90,16 @@ def main() -> None:
     """Read the arguments, copy, and answer Ansible."""
     module = AnsibleModule(
         argument_spec={
-            "src": {"type": "path", "required": True},
+            "src": {"type": "path"},
+            "content": {"type": "str"},
             "dest": {"type": "path", "required": True},
             "replace": {"type": "bool", "default": False},
             "mode": {"type": "str", "default": "0600"},
             "check_command": {"type": "list", "elements": "str", "default": []},
             "lock": {"type": "path", "required": True},
         },
+        required_one_of=[("src", "content")],
+        mutually_exclusive=[("src", "content")],
         supports_check_mode=True,
     )
     try:
@@ -108,16 +115,16 @@ def main() -> None:
 
 def copy(options: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
     """The whole job, in the order it happens."""
-    source, target = Path(options["src"]), Path(options["dest"])
+    target = Path(options["dest"])
     if target.is_symlink():
         raise Refused(f"{target} is a link to {target.readlink()}: name the file itself")
     with alone(Path(options["lock"]), check_mode=check_mode):
-        content = read(source)
+        content = read(Path(options["src"])) if options["src"] else base64.b64decode(options["content"])
         before = read(target) if target.exists() else None
         if before is not None and before != content and not options["replace"]:
             raise Refused(f"{target} exists already with other content, it is kept as it is: try again in a second")
         if check_mode or before == content:
-            check(options["check_command"], source)
+            check_content(options["check_command"], content, Path(options["src"] or target))
         else:
             put(content, target, options)
     return {
@@ -133,7 +140,7 @@ def copy(options: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
             "before": (before or b"").decode("utf-8", "replace"),
             "after": content.decode("utf-8", "replace"),
             "before_header": str(target),
-            "after_header": str(source),
+            "after_header": str(options["src"] or "another host"),
         },
     }
 
@@ -149,7 +156,18 @@ def read(path: Path) -> bytes:
     return content
 
 
-def check(command: list[str], path: Path) -> None:
+def check_content(command: list[str], content: bytes, path: Path) -> None:
+    """Refuse rules that the service would refuse, where they lie or, for those that lie nowhere here, aside."""
+    if path.is_file() and path.read_bytes() == content:
+        check(command, path, path.name)
+        return
+    with tempfile.NamedTemporaryFile() as aside:
+        aside.write(content)
+        aside.flush()
+        check(command, Path(aside.name), path.name)
+
+
+def check(command: list[str], path: Path, name: str) -> None:
     """Refuse rules that the service would refuse."""
     if not command:
         return
@@ -161,7 +179,7 @@ def check(command: list[str], path: Path) -> None:
         ) from error
     if done.returncode:
         said = " ".join((done.stderr or done.stdout).split())[-600:]
-        raise Refused(f"{path.name} holds no valid business rules ({said})")
+        raise Refused(f"{name} holds no valid business rules ({said})")
 
 
 def put(content: bytes, target: Path, options: dict[str, Any]) -> None:
@@ -179,7 +197,7 @@ def put(content: bytes, target: Path, options: dict[str, Any]) -> None:
             else:
                 os.fchmod(file.fileno(), int(options["mode"], 8))
             os.fsync(file.fileno())
-        check(options["check_command"], partial)
+        check(options["check_command"], partial, partial.name)
         partial.replace(target)
     except BaseException:
         partial.unlink(missing_ok=True)
