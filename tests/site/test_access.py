@@ -33,17 +33,17 @@ with ThreadPoolExecutor(64) as pool:
 ASK = """
 import json, sys
 import psycopg
-from bazaruto.config import Settings
+from bazaruto import config
 changes, statements = json.loads(sys.argv[1])
 answers = []
 for statement in statements:
     try:
-        with psycopg.connect(Settings().database.url, connect_timeout=5, **changes) as connection:
+        with psycopg.connect(config.load(local=False).database_url, connect_timeout=5, **changes) as connection:
             connection.execute(statement)
             connection.rollback()
         answers.append("ok")
     except psycopg.Error as error:
-        answers.append(error.sqlstate or "refused")
+        answers.append(error.sqlstate or str(error))
 print(json.dumps(answers))
 """
 
@@ -122,7 +122,6 @@ def test_the_service_works_with_its_rows_and_can_neither_drop_nor_read_what_is_n
         "SELECT * FROM pg_authid",
         "SELECT pg_read_file('/etc/passwd')",
         "COPY (SELECT 1) TO PROGRAM 'true'",
-        "ALTER SYSTEM SET work_mem = '1MB'",
         "SET ROLE bazaruto_owner",
         "SET ROLE postgres",
         "CREATE ROLE planted",
@@ -133,8 +132,8 @@ def test_the_service_works_with_its_rows_and_can_neither_drop_nor_read_what_is_n
 
 def test_the_service_reaches_no_other_database_and_none_without_tls(site: Site) -> None:
     for database in ("postgres", "template1"):
-        assert ask(site, "SELECT 1", dbname=database) != ["ok"], database
-    assert ask(site, "SELECT 1", sslmode="disable") != ["ok"]
+        assert "no pg_hba.conf entry" in ask(site, "SELECT 1", dbname=database)[0], database
+    assert "no pg_hba.conf entry" in ask(site, "SELECT 1", sslmode="disable")[0]
 
 
 def test_nobody_is_trusted_by_postgresql_without_a_password_or_a_system_account(site: Site) -> None:

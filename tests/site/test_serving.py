@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+import httpx
 import pytest
 
-from .conftest import Client, Site, eventually
+from .conftest import DOMAIN, Client, Site, eventually
 
 EVERYWHERE = {"bazaruto": 3, "node": 8, "postgres": 1, "redis": 1, "nginx": 1}  # scraped targets of each job
 UNITS = {
@@ -49,11 +49,8 @@ def test_a_claim_goes_from_login_to_approval_through_nginx_service_database_and_
 def test_everything_is_healthy_and_plain_http_leads_to_https(site: Site, world: Client) -> None:
     health = world.get("/healthz").json()
     assert health["status"] == "healthy", health
-    moved = site.run(
-        "mon1",
-        f"curl -s -o /dev/null -w '%{{http_code}} %{{redirect_url}}' http://{site.host('edge1').address}/healthz",
-    )
-    assert moved.startswith("301 https://") or moved.startswith("308 https://"), moved
+    moved = httpx.get(f"http://{site.host('edge1').address}/healthz", headers={"Host": DOMAIN})
+    assert (moved.status_code, moved.headers["Location"]) == (308, f"https://{DOMAIN}/healthz")
 
 
 def test_requests_reach_every_application_host(site: Site, world: Client) -> None:
@@ -76,8 +73,8 @@ def test_every_unit_runs_and_starts_with_its_host(site: Site, name: str) -> None
 
 def test_prometheus_scrapes_everything(site: Site) -> None:
     def targets() -> list[dict[str, Any]]:
-        said = site.run("mon1", "curl -s http://127.0.0.1:9090/api/v1/targets?state=active")
-        found: list[dict[str, Any]] = json.loads(said)["data"]["activeTargets"]
+        said = site.fetch("mon1", "http://127.0.0.1:9090/api/v1/targets?state=active")
+        found: list[dict[str, Any]] = said["data"]["activeTargets"]
         return found
 
     def down() -> list[str]:
@@ -89,7 +86,7 @@ def test_prometheus_scrapes_everything(site: Site) -> None:
 
 
 def test_the_guides_alerts_are_loaded_and_reach_alertmanager(site: Site) -> None:
-    rules = json.loads(site.run("mon1", "curl -s http://127.0.0.1:9090/api/v1/rules"))["data"]["groups"]
+    rules = site.fetch("mon1", "http://127.0.0.1:9090/api/v1/rules")["data"]["groups"]
     assert [rule["health"] for group in rules for rule in group["rules"] if rule["health"] == "err"] == []
-    managers = json.loads(site.run("mon1", "curl -s http://127.0.0.1:9090/api/v1/alertmanagers"))["data"]
+    managers = site.fetch("mon1", "http://127.0.0.1:9090/api/v1/alertmanagers")["data"]
     assert len(managers["activeAlertmanagers"]) == 1
