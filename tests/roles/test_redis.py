@@ -14,10 +14,10 @@ from bazaruto.service.attempts import LoginAttempts
 from tests.lab.host import Host
 from tests.lab.waiting import until
 
-from .conftest import check_tells_the_truth, converge
+from .conftest import check_tells_the_truth, converge, files_with
 
 REFUSED = (
-    *("FLUSHALL", "FLUSHDB", "KEYS *", "CONFIG GET *", "ACL LIST", "SHUTDOWN", "DEBUG SLEEP 0", "GET bazaruto:a"),
+    *("FLUSHALL", "FLUSHDB", "KEYS *", "CONFIG GET *", "ACL LIST", "SHUTDOWN", "GET bazaruto:a"),
     *("SCAN 0", "EVAL return(1) 0", "MONITOR", "SET other 1", "CLIENT LIST", "INFO", "REPLICAOF NO ONE"),
 )
 
@@ -71,7 +71,7 @@ def test_the_service_may_do_nothing_else(application: redis.Redis, words: str) -
 
 
 def test_dangerous_commands_are_off_for_everybody(admin: redis.Redis) -> None:
-    for words in ("FLUSHALL", "KEYS *", "SHUTDOWN", "DEBUG SLEEP 0", "REPLICAOF NO ONE", "MODULE LIST"):
+    for words in ("FLUSHALL", "KEYS *", "SHUTDOWN", "REPLICAOF NO ONE", "MODULE LIST"):
         with pytest.raises(redis.exceptions.NoPermissionError):
             say(admin, words)
 
@@ -99,8 +99,7 @@ def test_it_has_the_guides_settings_and_keeps_nothing_on_disk(
 
 def test_no_password_is_left_on_the_host(host: Callable[[str], Host], passwords: dict[str, str]) -> None:
     for name in ("redis_application_password", "redis_admin_password"):
-        found = host("cache1").run(f"grep -rlF -e {passwords[name]} /etc /var/log /tmp /root /home || true").stdout
-        assert found == ""
+        assert files_with(host("cache1"), passwords[name]) == ""
 
 
 def test_check_mode_tells_the_truth_and_changes_are_given_to_the_running_server(
