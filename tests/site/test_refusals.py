@@ -38,15 +38,6 @@ def test_a_host_that_is_frozen(site: Site) -> None:
         host.freeze(False)
 
 
-def test_a_host_with_interrupted_packages(site: Site) -> None:
-    host = site.host("mon1")
-    host.run("dpkg --unpack /var/lib/lab-packages/strace_*.deb")
-    try:
-        assert_refused(play(), "An installation of packages was interrupted there (strace)", "dpkg --configure -a")
-    finally:
-        host.run("dpkg --purge strace")
-
-
 def test_a_host_with_a_full_disk(site: Site) -> None:
     disk = next(each for each in site.host("db1").disks if each.volume.name == "backups")
     disk.fill()

@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: site_host
 short_description: Name what would stop a host's roles half-way
 description:
-  - Looks at the host's release, its free space, and its packages. Fails with one sentence for each that is wrong.
-    Needs root, and changes nothing.
+  - Looks at the host's release, its free space, and who holds apt's locks. Fails with one sentence for each that is
+    wrong. Needs root, and changes nothing.
 options:
   debian_releases:
     description: The releases of Debian that are taken.
@@ -50,7 +50,6 @@ import fcntl
 import os
 import shutil
 import struct
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,7 +70,7 @@ ARGUMENTS: dict[str, Any] = {
 def problems(values: dict[str, Any]) -> list[str]:
     """One sentence for everything that is wrong here."""
     releases = list(_release(Path("/etc/os-release"), values["debian_releases"]))
-    return releases or [*_space(values["free_mib"]), *_packages(values["lock_seconds"])]
+    return releases or [*_space(values["free_mib"]), *_locks(values["lock_seconds"])]
 
 
 def _release(path: Path, wanted: list[str]) -> Iterator[str]:
@@ -94,7 +93,7 @@ def _space(wanted: dict[str, Any]) -> Iterator[str]:
             yield f"{path} has {free} MiB free, and {mib} MiB are needed: free some, or give it a larger disk."
 
 
-def _packages(seconds: int) -> Iterator[str]:
+def _locks(seconds: int) -> Iterator[str]:
     holder = _holder()
     until = time.monotonic() + seconds
     while holder and time.monotonic() < until:
@@ -102,14 +101,6 @@ def _packages(seconds: int) -> Iterator[str]:
         holder = _holder()
     if holder:
         yield f"apt was at work there for {seconds} s ({holder}): wait until it has ended, then run this again."
-        return
-    audit = subprocess.run(["dpkg", "--audit"], capture_output=True, text=True, check=False).stdout.strip()
-    if audit:
-        names = sorted({line.split()[0] for line in audit.splitlines() if line.startswith(" ") and line.split()})
-        yield (
-            f"An installation of packages was interrupted there ({', '.join(names)}): "
-            "run `sudo dpkg --configure -a` on it, and look at what it says."
-        )
 
 
 def _holder() -> str | None:
