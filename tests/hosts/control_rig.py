@@ -77,11 +77,16 @@ class Rig:
                 *options,
             ],
             cwd=REPOSITORY,
-            env={**os.environ, "BAZARUTO_HOME": str(self.directory), "BAZARUTO_LAB": "control"},
+            env={
+                **os.environ,
+                "BAZARUTO_HOME": str(self.directory),
+                "BAZARUTO_LAB": "control",
+                "ANSIBLE_LOCAL_TEMP": str(self.directory / "ansible"),  # no other test's runs tidy up there
+            },
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=900,
             check=False,
         )
         return Play(done.returncode, done.stdout + done.stderr)
