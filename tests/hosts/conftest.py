@@ -139,11 +139,11 @@ def ask(run: Run, *hosts: str) -> dict[str, list[dict[str, str]]]:
     return answer
 
 
-def kill(process: subprocess.Popen[str]) -> None:
-    """Kill a playbook with its workers and their ssh: nobody is left here who could tell the host anything."""
+def kill(process: subprocess.Popen[str]) -> str:
+    """Kill a playbook with its workers and their ssh: nobody is left here who could tell the host. What it said."""
     identity = processes.identify(process.pid)
     family = [*([identity] if identity else []), *processes.descendants(process.pid)]
     for member in family:
         processes.send(member, signal.SIGKILL)
     processes.wait_all(family, time.monotonic() + 5)
-    process.communicate()
+    return process.communicate()[0]

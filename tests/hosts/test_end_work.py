@@ -46,7 +46,7 @@ def test_a_restore_is_ended_with_its_session_in_the_server(host: Host, run: Run,
         database_restore_confirm="hosts",
         database_restore_backup=newest,
     )
-    assert becomes_true(lambda: "CREATE INDEX" in sessions(host, run), 30), playing.communicate()
+    assert becomes_true(lambda: "CREATE INDEX" in sessions(host, run), 90), kill(playing)
     kill(playing)
     assert "CREATE INDEX" in sessions(host, run)
     assert ask(run)["left"] == []
@@ -65,7 +65,7 @@ def test_a_session_whose_client_was_killed_ends_within_two_seconds(host: Host, r
         lambda: "AccessExclusive" in host.run(f'sudo -u postgres psql -XAtc "{locks}" bazaruto').stdout, 10
     )
     playing = run.start(REPOSITORY / "playbooks" / "backup.yml")
-    assert becomes_true(lambda: "|Lock|" in sessions(host, run), 30), playing.communicate()
+    assert becomes_true(lambda: "|Lock|" in sessions(host, run), 90), kill(playing)
     kill(playing)
     host.run(f"systemctl kill --signal=KILL '{run.pattern()}'")
     assert becomes_true(lambda: sessions(host, run) == "", 3)
@@ -83,7 +83,7 @@ def cut_host(host: Host) -> Iterator[Host]:
 
 def test_a_host_that_is_cut_off_is_left_with_a_reason_until_it_answers(cut_host: Host, run: Run) -> None:
     playing = run.start(PLAYBOOKS / "linger.yml", number=2005)
-    assert becomes_true(lambda: count(cut_host, "sleep 72005") == 5, 30)
+    assert becomes_true(lambda: count(cut_host, "sleep 72005") == 5, 90)
     faults.cut(cut_host)
     kill(playing)
     answer = ask(run)
@@ -136,7 +136,7 @@ def test_a_host_that_nobody_knows_any_more_is_left(host: Host, run: Run) -> None
 def leave(host: Host, run: Run, number: int) -> None:
     """Let a run die in the middle of its work."""
     playing = run.start(PLAYBOOKS / "linger.yml", number=number)
-    assert becomes_true(lambda: count(host, f"sleep 7{number}") == 5, 30)
+    assert becomes_true(lambda: count(host, f"sleep 7{number}") == 5, 90)
     kill(playing)
 
 

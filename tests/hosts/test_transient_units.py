@@ -18,7 +18,7 @@ def test_what_a_task_says_passes_through_a_unit_unchanged(host: Host, run: Run) 
 
 def test_stopping_the_unit_ends_what_became_a_daemon(host: Host, run: Run) -> None:
     playing = run.start(PLAYBOOKS / "linger.yml", number=1001, stubborn=True)
-    assert becomes_true(lambda: count(host, "sleep 71001") == 5, 30)
+    assert becomes_true(lambda: count(host, "sleep 71001") == 5, 90)
     kill(playing)
     assert count(host, "sleep 71001") == 5  # killing ssh ended nothing
     host.run(f"systemctl stop '{run.pattern()}'")

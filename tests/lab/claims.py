@@ -44,7 +44,7 @@ class Claim:
 
 def all_claims() -> list[Claim]:
     """Every lab's."""
-    return [_read(path) for path in sorted(STORE.glob("*/claim.json"))]
+    return [claim for path in sorted(STORE.glob("[!.]*/claim.json")) if (claim := _read(path))]
 
 
 def find(directory: Path) -> Claim | None:
@@ -55,12 +55,12 @@ def find(directory: Path) -> Claim | None:
 def make(directory: Path, image: Path) -> Claim:
     """Claim what a new lab needs."""
     with _one_at_a_time():
+        _sweep()
         others = all_claims()
         taken = {claim.id for claim in others}
         id_ = next(word for word in iter(lambda: secrets.token_hex(2), "") if word not in taken)
         claim = Claim(id_, directory, _free_network(others), image, processes.boot_id())
-        partial = STORE / ".partial"
-        shutil.rmtree(partial, ignore_errors=True)  # of one that was killed here
+        partial = STORE / f".{id_}"
         partial.mkdir(mode=0o700, parents=True)
         values = {name: str(value) for name, value in dataclasses.asdict(claim).items()}
         (partial / "claim.json").write_text(json.dumps(values) + "\n", encoding="utf-8")
@@ -71,13 +71,23 @@ def make(directory: Path, image: Path) -> Claim:
 def give_up(claim: Claim) -> None:
     """Let others have it; its large files go."""
     with _one_at_a_time():
-        shutil.rmtree(claim.store)
+        claim.store.rename(STORE / f".{claim.id}")
+        _sweep()
         if not any(STORE.iterdir()):
             STORE.rmdir()
 
 
-def _read(path: Path) -> Claim:
-    values = json.loads(path.read_text(encoding="utf-8"))
+def _sweep() -> None:
+    """Remove what is not a claim yet, or no longer: also that of a process that was killed at it."""
+    for path in STORE.glob(".*"):
+        shutil.rmtree(path)
+
+
+def _read(path: Path) -> Claim | None:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None  # given up meanwhile
     network = ipaddress.IPv4Network(values["network"])
     return Claim(values["id"], Path(values["directory"]), network, Path(values["image"]), values["boot_id"])
 

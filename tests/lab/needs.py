@@ -22,7 +22,7 @@ TRIALS = (
        mount -t tmpfs none $d; mkdir $d/a'""",
     """unshare -m sh -c 'd=$(mktemp -d /var/lib/bazaruto-trial-XXXX); cd $d; mkdir l u w m; trap "cd /; rm -rf $d" EXIT
        mount -t overlay -o lowerdir=l,upperdir=u,workdir=w overlay m; umount m'""",
-    "ip link add bz-trial type bridge && ip link delete bz-trial",
+    "ip link add bz-$$ type bridge && ip link delete bz-$$",
 )
 
 
