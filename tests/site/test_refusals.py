@@ -84,9 +84,9 @@ def test_a_wrong_vault_password(tmp_path: Path) -> None:
     )
 
 
-def test_pools_that_take_more_connections_than_there_are(site: Site) -> None:
-    played = play("-e", '{"bazaruto_service_pools": {"serve": {"size": 60}}}')
-    assert_refused(played, "connections of all processes together come to", "75")
+def test_pools_that_take_more_connections_than_there_are() -> None:
+    played = play("-e", "bazaruto_service_db_max_connections=60")
+    assert_refused(played, "would open", "of the 75 that", "lower bazaruto_service_db_max_connections (60)")
 
 
 def test_an_address_that_two_hosts_have() -> None:
