@@ -108,13 +108,20 @@ class Rig:
         return self.wait(self.launch(operation), 60)
 
     def wait(self, run: str, seconds: float) -> dict[str, Any]:
-        """The run, once it has ended and that is recorded."""
-        until(lambda: self.ask("show", run)["status"] in ENDED, seconds, f"{run} has not ended")
-        return self.ask("show", run)
+        """The run, once it has ended and that is recorded; the API may be away meanwhile."""
+        asked: dict[str, Any] = {}
+
+        def has_ended() -> bool:
+            said = self.ctl1.run(f"bazaruto show {run} -o json", check=False).stdout
+            asked.update(json.loads(said) if said.startswith("{") else {})
+            return asked.get("status") in ENDED
+
+        until(has_ended, seconds, f"{run} has not ended")
+        return asked
 
     def wait_until_it_works(self, run: str) -> None:
         """Return when the run's playbook is in its long task on app1."""
-        until(lambda: "wait_for" in self.app1.run("ps -eo args").stdout, 30, f"{run} is not at work on app1")
+        until(lambda: self.app1.run("test -e /tmp/working", check=False).returncode == 0, 60, f"{run} does not work")
 
     def let_it_end(self) -> None:
         """Give the run what it waits for."""

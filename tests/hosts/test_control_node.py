@@ -41,7 +41,7 @@ def installed(booted: Rig, looked: Play) -> Rig:
 @pytest.fixture
 def rig(installed: Rig) -> Rig:
     """The control node, with nothing left of the last test."""
-    installed.app1.run("rm -f /tmp/go")
+    installed.app1.run("rm -f /tmp/go /tmp/working")
     return installed
 
 
