@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             role = item.path.stem.removeprefix("test_")
             item.add_marker(pytest.mark.hosts)
-            item.add_marker(pytest.mark.timeout(300))
+            item.add_marker(pytest.mark.timeout(900))
             if os.environ.get(BUILT) != role:
                 item.add_marker(pytest.mark.skip(reason=f"needs its role on a host: `molecule test -s {role}`"))
 

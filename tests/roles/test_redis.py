@@ -103,18 +103,18 @@ def test_no_password_is_left_on_the_host(host: Callable[[str], Host], passwords:
 
 
 def test_check_mode_tells_the_truth_and_changes_are_given_to_the_running_server(
-    host: Callable[[str], Host], admin: redis.Redis, passwords: dict[str, str]
+    host: Callable[[str], Host], admin: redis.Redis
 ) -> None:
     started = admin.info("server")["run_id"]
-    login = f"AUTH admin {passwords['redis_admin_password']}"
-    live = r"printf '%s\nCONFIG SET maxmemory 1mb timeout 1\nACL SETUSER planted on nopass +@all ~*\n' '{}' | redis-cli"
+    admin.config_set("maxmemory", "1mb")
+    admin.config_set("timeout", "1")
+    admin.acl_setuser("planted", enabled=True, nopass=True, categories=["+@all"])
     changed = check_tells_the_truth(
         "redis",
         host("cache1"),
         [
             "echo '# planted' >> /etc/redis/redis.conf",
             "echo 'user planted on nopass +@all' >> /etc/redis/users.acl",
-            live.format(login),
         ],
     )
     assert changed == {
