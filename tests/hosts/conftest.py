@@ -42,7 +42,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     lab = Lab(tmp_path_factory.mktemp("home") / "lab" / "tests")
     try:
         [booted] = lab.up(["db1"])
-        booted.run("apt-get install -qq --no-install-recommends postgresql-15 python3-psycopg", seconds=120)
+        booted.run("apt-get install -qq --no-install-recommends postgresql-15 python3-psycopg", seconds=250)
         booted.copy(REPOSITORY / "app", "/opt/bazaruto/app")
         booted.run("useradd --create-home --shell /bin/sh guest")
         booted.run(
