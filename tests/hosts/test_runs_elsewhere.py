@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,10 +62,17 @@ def test_whoever_is_killed_the_work_on_the_host_is_ended(host: Host, run: Run, v
 
 
 def start(host: Host, run: Run, number: int) -> subprocess.Popen[bytes]:
-    """Start the run's guard as the worker does; returns when the run is at work on the host."""
+    """Start a run that lingers on the host; returns when it is at work there."""
+    guard = start_guard(run, PLAYBOOKS / "linger.yml", number=number)
+    assert becomes_true(lambda: count(host, f"sleep 7{number}") == 5, 90)
+    return guard
+
+
+def start_guard(run: Run, playbook: Path, **variables: Any) -> subprocess.Popen[bytes]:
+    """Start the run's guard as the worker does."""
     spec = json.loads(run.directory.spec_file.read_text())
-    run.directory.spec_file.write_text(json.dumps({**spec, "playbook": str(PLAYBOOKS / "linger.yml")}))
-    run.directory.variables_file.write_text(json.dumps({"bazaruto_run_id": run.id, "number": number}))
+    run.directory.spec_file.write_text(json.dumps({**spec, "playbook": str(playbook)}))
+    run.directory.variables_file.write_text(json.dumps({"bazaruto_run_id": run.id, **variables}))
     lock = rundir.try_lock(run.directory.supervisor_lock)
     assert lock is not None
     home = run.directory.path.parents[2]
@@ -77,7 +85,6 @@ def start(host: Host, run: Run, number: int) -> subprocess.Popen[bytes]:
         start_new_session=True,
     )
     os.close(lock)
-    assert becomes_true(lambda: count(host, f"sleep 7{number}") == 5, 30)
     return guard
 
 
