@@ -22,9 +22,9 @@ from bazaruto import processes
 from bazaruto.control.engine.redactor import Redactor
 
 LARGEST_FILE = 8 * 1024 * 1024  # bytes looked at; Ansible's own files are much smaller
-_MODULE_DIRECTORY = re.compile(
-    r"ansible-tmp-(?P<made>[0-9.]+)-(?P<pid>[0-9]+)-[0-9]+"
-)  # named for the process that made it
+# What is named for the process that made it: a module's directory, and a playbook's own, which lives as long as that.
+_MODULE_DIRECTORY = re.compile(r"ansible-tmp-(?P<made>[0-9.]+)-(?P<pid>[0-9]+)-[0-9]+")
+_PLAYBOOK_DIRECTORY = re.compile(r"ansible-local-(?P<pid>[0-9]+)[a-z0-9_]{8}")
 
 
 def remove(redactor: Redactor, since: float, facts: Path) -> None:
@@ -58,12 +58,13 @@ def _written_since(path: Path, since: float) -> bool:
 
 def _in_use(path: Path) -> bool:
     """Whether the process that made it lives: then it is another run's, for this run's are all ended."""
-    match = _MODULE_DIRECTORY.fullmatch(path.name)
+    match = _MODULE_DIRECTORY.fullmatch(path.name) or _PLAYBOOK_DIRECTORY.fullmatch(path.name)
     maker = processes.identify(int(match["pid"])) if match else None
     if match is None or maker is None:
         return False
+    made = float(match.groupdict().get("made") or path.lstat().st_mtime)
     lived = time.clock_gettime(time.CLOCK_BOOTTIME) - maker.start_time / os.sysconf("SC_CLK_TCK")
-    return lived + 1 >= time.time() - float(match["made"])  # a younger one only has its number
+    return lived + 1 >= time.time() - made  # a younger one only has its number
 
 
 def _holds_secret(path: Path, redactor: Redactor) -> bool:
