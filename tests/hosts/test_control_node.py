@@ -185,7 +185,7 @@ def test_another_release_and_another_content_leave_the_old_ones_and_the_data(rig
     assert contents[-1].startswith("c" * 12 + "-")
     assert runs <= {run["id"] for run in rig.ask("runs", "--limit", "100")["items"]}
     run = rig.finished("hello")
-    assert (run["status"], run["content_revision"], run["content_dirty"]) == ("succeeded", "c" * 40, True), run
+    assert (run["status"], run["revision"], run["dirty"]) == ("succeeded", "c" * 40, True), run
 
 
 def test_the_audit_is_whole_and_journald_has_its_heads(rig: Rig) -> None:
