@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from typing import Any
 
 import pytest
@@ -17,6 +18,10 @@ TOGETHER = {
     r"tests/integration/control/test_control_secrets": "what Ansible leaves in the user's home",
     r"tests/(faults/|integration/control/test_control_recovery)": "a control plane that is broken on purpose",
 }
+
+# A shell without job control makes what it starts in the background deaf to SIGINT, and tests' programs inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Together(LoadScopeScheduling):  # type: ignore[misc] # xdist has no types
