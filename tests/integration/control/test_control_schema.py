@@ -34,9 +34,12 @@ CHECKS = (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def plane(postgres_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """A control plane with some past. Its worker rests, since what is launched here is not meant."""
+    """A control plane with some past, for each role: the wrong tokens of all together would be too many for one.
+
+    Its worker rests, since what is launched here is not meant.
+    """
     for each in started(postgres_cluster, tmp_path_factory.mktemp("schema"), BAZARUTO_CONTROL_REQUESTS_PER_SECOND="0"):
         for operation in ("say", "fail"):
             each.finished(each.launch(operation)["id"])
