@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 SECRETS = ("/etc/bazaruto/migrations.yml", "/etc/shadow", "/etc/ssh/ssh_host_ed25519_key")
 
@@ -14,12 +15,12 @@ def writable() -> list[str]:
     for directory, below, _ in os.walk("/"):
         if directory == "/proc":
             below[:] = ["sys"]
-        probe = os.path.join(directory, "sandbox-probe")  # noqa: PTH118 - runs with whatever Python a host has
+        probe = Path(directory, "sandbox-probe")
         try:
             os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         except OSError:
             continue
-        os.unlink(probe)  # noqa: PTH108 - as above
+        probe.unlink()
         found.append(directory)
     return found
 
